@@ -1,0 +1,98 @@
+-- Arguments that cannot be meant. What is refused here has written nothing yet.
+
+-- Every granted function calls this before anything else: tenants are keys of every table.
+-- Raises WQ001.
+create or replace function stepquota._check_tenant(p_tenant text)
+returns void
+language plpgsql
+stable
+as $_check_tenant$
+begin
+  if p_tenant is null or p_tenant = '' or octet_length(p_tenant) > 255 then
+    perform stepquota._refuse_argument('p_tenant', p_tenant, 'a text of 1 to 255 bytes',
+      'Pass the tenant''s key as text, for instance $1::text for a uuid or an integer.');
+  end if;
+end;
+$_check_tenant$;
+
+-- Keys longer than these would not fit an index entry of the ledger. Raises WQ001.
+create or replace function stepquota._check_run_id(p_run_id text)
+returns void
+language plpgsql
+stable
+as $_check_run_id$
+begin
+  if p_run_id is null or p_run_id = '' or octet_length(p_run_id) > 255 then
+    perform stepquota._refuse_argument('p_run_id', p_run_id, 'a text of 1 to 255 bytes',
+      'Pass the run''s key as text.');
+  end if;
+end;
+$_check_run_id$;
+
+-- Raises WQ001.
+create or replace function stepquota._check_node_path(p_node_path text)
+returns void
+language plpgsql
+stable
+as $_check_node_path$
+begin
+  if p_node_path is null or p_node_path = '' or octet_length(p_node_path) > 1800 then
+    perform stepquota._refuse_argument('p_node_path', p_node_path, 'a text of 1 to 1800 bytes',
+      'Pass the path of the visit, with the iteration of every loop around it, for instance root.steps[1].');
+  end if;
+end;
+$_check_node_path$;
+
+-- A short name: a worker, a runtime, a tier. Raises WQ001.
+create or replace function stepquota._check_name(p_parameter text, p_value text)
+returns void
+language plpgsql
+stable
+as $_check_name$
+begin
+  if p_value is null or p_value = '' or octet_length(p_value) > 255 then
+    perform stepquota._refuse_argument(p_parameter, p_value, 'a text of 1 to 255 bytes', 'Pass a short name.');
+  end if;
+end;
+$_check_name$;
+
+-- Raises WQ001.
+create or replace function stepquota._check_one_of(p_parameter text, p_value text, p_allowed text[])
+returns void
+language plpgsql
+stable
+as $_check_one_of$
+begin
+  if p_value is null or p_value <> all (p_allowed) then
+    perform stepquota._refuse_argument(p_parameter, p_value, 'one of ' || array_to_string(p_allowed, ', '),
+      'Words are compared exactly, upper and lower case included.');
+  end if;
+end;
+$_check_one_of$;
+
+-- The one place that words this error. Always raises WQ001; long values are cut, they may be megabytes.
+create or replace function stepquota._refuse_argument(p_parameter text, p_value text, p_expected text, p_hint text)
+returns void
+language plpgsql
+stable
+as $_refuse_argument$
+begin
+  raise exception using
+    errcode = 'WQ001',
+    message = format('%s must be %s', p_parameter, p_expected),
+    detail = case
+      when p_value is null then format('%s is NULL.', p_parameter)
+      when octet_length(p_value) > 120
+        then format('%s is %L..., %s bytes long.', p_parameter, left(p_value, 40), octet_length(p_value))
+      else format('%s is %L.', p_parameter, p_value)
+    end,
+    hint = p_hint;
+end;
+$_refuse_argument$;
+
+comment on function stepquota._check_tenant(text) is 'Raises WQ001 unless the text can be a tenant.';
+comment on function stepquota._check_run_id(text) is 'Raises WQ001 unless the text can be a run id.';
+comment on function stepquota._check_node_path(text) is 'Raises WQ001 unless the text can be a node path.';
+comment on function stepquota._check_name(text, text) is 'Raises WQ001 unless the text can be a short name.';
+comment on function stepquota._check_one_of(text, text, text[]) is 'Raises WQ001 unless the word is one of the allowed.';
+comment on function stepquota._refuse_argument(text, text, text, text) is 'Raises WQ001 for an argument.';

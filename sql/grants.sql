@@ -1,0 +1,77 @@
+-- Who may do what. The whole truth on every load: everything is taken from PUBLIC and from our four
+-- roles, then given again, so that no grant of an earlier release survives. Grants to other roles are
+-- the installer's and stay.
+
+do $grants$
+declare
+  v_grants constant jsonb := $json${
+    "stepquota_runtime": [
+      "version", "reserve_workflow_step", "resolve_workflow_step_quota", "register_workflow_run",
+      "start_workflow_step", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
+      "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
+      "acknowledge_workflow_run_resumption", "workflow_run_quota_pause"],
+    "stepquota_operator": [
+      "version", "reserve_workflow_step", "resolve_workflow_step_quota", "register_workflow_run",
+      "start_workflow_step", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
+      "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
+      "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
+      "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
+      "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
+      "reconcile_workflow_step_usage", "verify_all", "status",
+      "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
+      "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
+      "make_ledger_partitions", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
+      "check_cron", "list_cron_jobs"],
+    "stepquota_sync": [
+      "version", "apply_stripe_object", "map_stripe_customer", "status"],
+    "stepquota_observer": [
+      "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
+      "reconcile_workflow_step_usage", "verify_all", "status", "cron_sql", "list_cron_jobs"]
+  }$json$;
+  v_role text;
+  v_routine regprocedure;
+  v_type regtype;
+  v_table regclass;
+begin
+  revoke all on schema stepquota from public;
+  revoke all on all tables in schema stepquota from public;
+  revoke all on all sequences in schema stepquota from public;
+  revoke all on all routines in schema stepquota from public;
+  for v_type in
+    select t.oid from pg_catalog.pg_type t
+     where t.typnamespace = 'stepquota'::pg_catalog.regnamespace and t.typtype = 'c'
+       and exists (select 1 from pg_catalog.pg_class c where c.oid = t.typrelid and c.relkind = 'c')
+  loop
+    execute pg_catalog.format('revoke all on type %s from public', v_type);
+  end loop;
+
+  for v_role in
+    select r.role from pg_catalog.jsonb_object_keys(v_grants) as r (role)
+     where exists (select 1 from pg_catalog.pg_roles p where p.rolname = r.role)
+     order by r.role
+  loop
+    execute pg_catalog.format('revoke all on all tables in schema stepquota from %I', v_role);
+    execute pg_catalog.format('revoke all on all sequences in schema stepquota from %I', v_role);
+    execute pg_catalog.format('revoke all on all routines in schema stepquota from %I', v_role);
+    execute pg_catalog.format('grant usage on schema stepquota to %I', v_role);
+    for v_routine in
+      select p.oid from pg_catalog.pg_proc p
+       where p.pronamespace = 'stepquota'::pg_catalog.regnamespace and v_grants -> v_role ? p.proname::text
+       order by p.proname, p.oid
+    loop
+      execute pg_catalog.format('grant execute on routine %s to %I', v_routine, v_role);
+    end loop;
+    if v_role in ('stepquota_observer', 'stepquota_operator') then
+      -- Partitions are read through their parent, and made between loads.
+      for v_table in
+        select c.oid from pg_catalog.pg_class c
+         where c.relnamespace = 'stepquota'::pg_catalog.regnamespace and c.relkind in ('r', 'p', 'v')
+           and not c.relispartition
+         order by c.relname
+      loop
+        execute pg_catalog.format('grant select on table %s to %I', v_table, v_role);
+      end loop;
+    end if;
+  end loop;
+end;
+$grants$;

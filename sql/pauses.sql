@@ -1,0 +1,145 @@
+-- Pausing a run because its tenant may not start a step now, and saying why it is paused.
+
+-- Pauses the run at a path: an open quota wait (or the path joins the one there is), the run WAITING,
+-- the tenant among the paused ones. A run that comes back from a resumption without having started
+-- keeps its place in the queue.
+-- Locks: the caller holds the run, then the quota row FOR SHARE, so that no change of capacity can
+-- slip between the denial and this pause. Then only the tenant's paused_tenants row, for its key.
+create or replace function stepquota._pause_run(
+  p_run stepquota.workflow_runs, p_node_path text, p_reason text, p_due_at timestamptz, p_details jsonb,
+  p_now timestamptz)
+returns uuid
+language plpgsql
+volatile
+as $_pause_run$
+declare
+  v_wait stepquota.workflow_run_waits;
+  v_queued_at timestamptz;
+  v_wait_id uuid;
+begin
+  v_wait := stepquota._host_find_quota_wait(p_run.tenant, p_run.run_id);
+  v_queued_at := stepquota._enter_resumed_path(p_run.tenant, p_run.run_id, p_node_path, p_now);
+  if v_wait.wait_id is not null then
+    v_wait_id := v_wait.wait_id;
+    if p_node_path <> all (v_wait.node_paths) then
+      perform stepquota._host_set_wait_paths(p_run.tenant, v_wait_id, v_wait.node_paths || p_node_path);
+    end if;
+  else
+    v_wait_id := gen_random_uuid();
+    perform stepquota._host_insert_wait(p_run.tenant, v_wait_id, p_run.run_id, p_node_path, 0, 'quota', p_reason, null,
+      coalesce(v_queued_at, p_now), p_details, p_now);
+    perform stepquota._record_event(p_run.tenant, 'run_paused', 'info', p_run.run_id,
+      p_details || jsonb_build_object('reason', p_reason, 'node_path', p_node_path, 'wait_id', v_wait_id), p_now);
+  end if;
+  if p_run.status <> 'WAITING' or p_run.node_path is distinct from p_node_path then
+    perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'WAITING', p_node_path);
+  end if;
+
+  -- The key's lock makes a removal wait for us; under REPEATABLE READ it also finds out a removed row.
+  perform 1 from stepquota.paused_tenants t where t.tenant = p_run.tenant for key share;
+  if not found then
+    insert into stepquota.paused_tenants (tenant, due_at, paused_at) values (p_run.tenant, p_due_at, p_now)
+    on conflict (tenant) do nothing;
+  end if;
+  return v_wait_id;
+end;
+$_pause_run$;
+
+-- The path starts, or never will: it leaves the open quota wait, which closes when no path is left.
+-- Locks: the caller holds the run.
+create or replace function stepquota._leave_quota_wait(p_tenant text, p_run_id text, p_node_path text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_leave_quota_wait$
+declare
+  v_wait stepquota.workflow_run_waits := stepquota._host_find_quota_wait(p_tenant, p_run_id);
+begin
+  if v_wait.wait_id is null or p_node_path <> all (v_wait.node_paths) then
+    return;
+  end if;
+  if cardinality(v_wait.node_paths) > 1 then
+    perform stepquota._host_set_wait_paths(p_tenant, v_wait.wait_id, array_remove(v_wait.node_paths, p_node_path));
+  else
+    perform stepquota._host_close_wait(p_tenant, v_wait.wait_id, 'RESOLVED', null, p_now);
+  end if;
+end;
+$_leave_quota_wait$;
+
+-- After a branch has finished its step: a run none of whose branches works or was just resumed is
+-- WAITING, if anything waits in it.
+-- Locks: the caller holds the run.
+create or replace function stepquota._settle_run_status(p_run stepquota.workflow_runs)
+returns void
+language plpgsql
+volatile
+as $_settle_run_status$
+begin
+  if p_run.status = 'RUNNING'
+     and stepquota._host_has_open_wait(p_run.tenant, p_run.run_id)
+     and not stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month)
+     and not stepquota._has_unentered_resumption(p_run.tenant, p_run.run_id) then
+    perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'WAITING', p_run.node_path);
+  end if;
+end;
+$_settle_run_status$;
+
+-- Why a run is paused; no row if it is not. Takes no locks. SQLSTATEs: WQ001, WQ002.
+create or replace function stepquota.workflow_run_quota_pause(p_tenant text, p_run_id text)
+returns table (
+  reason text, period_start timestamptz, period_end timestamptz, used_count bigint, effective_limit bigint,
+  period_source text, limit_source text, paused_since timestamptz, wait_id uuid, node_paths text[],
+  unblocked_by text, unblocks_at timestamptz)
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $workflow_run_quota_pause$
+declare
+  v_now timestamptz := stepquota._now();
+  v_run stepquota.workflow_runs;
+  v_wait stepquota.workflow_run_waits;
+  v_quota stepquota.workflow_step_quota;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  perform stepquota._check_run_id(p_run_id);
+  v_run := stepquota._host_find_run(p_tenant, p_run_id);
+  if v_run.run_id is null then
+    perform stepquota._refuse_unknown_run(p_tenant, p_run_id);
+  end if;
+  v_wait := stepquota._host_find_quota_wait(p_tenant, p_run_id);
+  if v_wait.wait_id is null then
+    return;
+  end if;
+  v_quota := stepquota._summarize_quota((stepquota._find_quota(p_tenant, v_now)).quota);
+  reason := case when (stepquota._host_find_tenant(p_tenant)).suspended_at is not null
+    then 'tenant_suspended' else 'quota' end;
+  period_start := v_quota.period_start;
+  period_end := v_quota.period_end;
+  used_count := v_quota.used_count;
+  effective_limit := v_quota.effective_limit;
+  period_source := v_quota.period_source;
+  limit_source := v_quota.limit_source;
+  paused_since := v_wait.created_at;
+  wait_id := v_wait.wait_id;
+  node_paths := v_wait.node_paths;
+  if reason = 'tenant_suspended' then
+    unblocked_by := 'lifting the suspension';
+  elsif v_quota.allowed then
+    unblocked_by := 'the next scan: units are free';
+    unblocks_at := v_now;
+  else
+    unblocked_by := 'a higher limit, or the next period';
+    unblocks_at := v_quota.period_end;
+  end if;
+  return next;
+end;
+$workflow_run_quota_pause$;
+
+comment on function stepquota._pause_run(stepquota.workflow_runs, text, text, timestamptz, jsonb, timestamptz) is
+  'Pauses a run at a path; answers the open wait.';
+comment on function stepquota._leave_quota_wait(text, text, text, timestamptz) is 'Takes a path out of the run''s open quota wait.';
+comment on function stepquota._settle_run_status(stepquota.workflow_runs) is 'Sets a run WAITING when none of its branches goes on.';
+comment on function stepquota.workflow_run_quota_pause(text, text) is
+  'Why a run is paused: reason (quota, tenant_suspended), the period and its figures of now, paused_since, the wait and its paths, what unblocks it (unblocked_by) and when (unblocks_at; NULL is unknown). No row if it is not paused by quota. WQ001 bad key, WQ002 unknown run.';

@@ -1,0 +1,233 @@
+-- The stored quota: one row a tenant, so that a reservation reads no Stripe table. Its row is also the
+-- gate: whoever changes a limit holds it FOR NO KEY UPDATE, whoever pauses a run holds it FOR SHARE.
+
+-- Brings the stored quota in line with its inputs, makes the period and its lane, gives the lane the
+-- limit, records what is worth recording, and marks the tenant due if there is more capacity now.
+-- Locks: the caller holds the quota row FOR NO KEY UPDATE (or there is none yet); then the lane.
+create or replace function stepquota._refresh_quota(p_tenant text, p_now timestamptz)
+returns stepquota.workflow_step_quotas
+language plpgsql
+volatile
+as $_refresh_quota$
+declare
+  v_resolved stepquota._resolved_quota;
+  v_old stepquota.workflow_step_quotas;
+  v_new stepquota.workflow_step_quotas;
+  v_is_new_period boolean;
+  v_is_raised boolean;
+  v_finding jsonb;
+begin
+  v_resolved := stepquota._resolve_quota(p_tenant, p_now);
+  v_new := v_resolved.quota;
+  select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant;
+  if not found then
+    insert into stepquota.workflow_step_quotas values (v_new.*) on conflict (tenant) do nothing;
+    if not found then
+      -- Somebody else made the row meanwhile; take their lock like everybody.
+      select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
+    end if;
+  end if;
+
+  v_is_new_period := v_old.tenant is null or v_old.period_start <> v_new.period_start;
+  v_is_raised := v_is_new_period
+    or v_old.effective_limit is not null
+       and (v_new.effective_limit is null or v_new.effective_limit > v_old.effective_limit);
+  if v_old.tenant is not null then
+    v_new.version := v_old.version
+      + case when (v_old.period_start, v_old.period_end, v_old.effective_limit, v_old.period_source, v_old.limit_source)
+                  is distinct from
+                  (v_new.period_start, v_new.period_end, v_new.effective_limit, v_new.period_source, v_new.limit_source)
+             then 1 else 0 end;
+    v_new.reported_period_start := v_old.reported_period_start;
+    v_new.reported := v_old.reported;
+  end if;
+
+  if v_is_new_period or v_old.effective_limit is distinct from v_new.effective_limit then
+    perform stepquota._give_limit_to_lane(p_tenant, v_new.period_start, v_new.effective_limit);
+  end if;
+  if v_is_new_period or (v_old.period_end, v_old.period_source) <> (v_new.period_end, v_new.period_source) then
+    insert into stepquota.workflow_step_usage_periods (tenant, period_start, period_end, period_source, created_at)
+    values (p_tenant, v_new.period_start, v_new.period_end, v_new.period_source, p_now)
+    on conflict (tenant, period_start) do update
+      set period_end = excluded.period_end, period_source = excluded.period_source;
+  end if;
+
+  if v_old.tenant is not null and not v_is_new_period
+     and v_old.effective_limit is distinct from v_new.effective_limit then
+    perform stepquota._record_event(p_tenant, 'limit_changed', 'info', null, jsonb_build_object(
+      'period_start', v_new.period_start, 'from', v_old.effective_limit, 'to', v_new.effective_limit,
+      'from_source', v_old.limit_source, 'to_source', v_new.limit_source), p_now);
+  end if;
+  for v_finding in select f.value from jsonb_array_elements(v_resolved.findings) f loop
+    if v_new.reported_period_start is distinct from v_new.period_start then
+      v_new.reported_period_start := v_new.period_start;
+      v_new.reported := '{}';
+    end if;
+    if (v_finding ->> 'event_type') <> all (v_new.reported) then
+      v_new.reported := v_new.reported || (v_finding ->> 'event_type');
+      perform stepquota._record_event(p_tenant, v_finding ->> 'event_type', v_finding ->> 'level', null,
+        (v_finding -> 'details') || jsonb_build_object('period_start', v_new.period_start), p_now);
+    end if;
+  end loop;
+
+  update stepquota.workflow_step_quotas q
+     set tier = v_new.tier, step_limit = v_new.step_limit, granted_units = v_new.granted_units,
+         effective_limit = v_new.effective_limit, limit_source = v_new.limit_source,
+         period_start = v_new.period_start, period_end = v_new.period_end, period_source = v_new.period_source,
+         stripe_subscription_id = v_new.stripe_subscription_id,
+         stripe_subscription_item_id = v_new.stripe_subscription_item_id,
+         valid_until = v_new.valid_until, epoch = v_new.epoch, refreshed_at = v_new.refreshed_at,
+         version = v_new.version, reported_period_start = v_new.reported_period_start, reported = v_new.reported
+   where q.tenant = p_tenant;
+
+  if v_is_raised then
+    update stepquota.paused_tenants set due_at = p_now where tenant = p_tenant and due_at > p_now;
+  elsif v_old.valid_until is distinct from v_new.valid_until then
+    update stepquota.paused_tenants set due_at = least(due_at, v_new.valid_until) where tenant = p_tenant;
+  end if;
+  return v_new;
+end;
+$_refresh_quota$;
+
+-- The period's one lane owns the whole limit.
+-- Locks: the lane, after the quota row that the caller holds.
+create or replace function stepquota._give_limit_to_lane(p_tenant text, p_period_start timestamptz, p_limit bigint)
+returns void
+language plpgsql
+volatile
+as $_give_limit_to_lane$
+begin
+  insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
+  values (p_tenant, p_period_start, 0, p_limit)
+  on conflict (tenant, period_start, lane) do nothing;
+  if not found then
+    update stepquota.workflow_step_usage_lanes
+       set allowance = p_limit
+     where tenant = p_tenant and period_start = p_period_start and lane = 0
+       and allowance is distinct from p_limit;
+  end if;
+end;
+$_give_limit_to_lane$;
+
+-- The quota row, locked against everybody who pauses runs or changes the limit, and up to date. For
+-- who changes inputs, resumes or removes a paused tenant.
+-- Locks: the quota row FOR NO KEY UPDATE, waiting; the lane if the limit changed.
+create or replace function stepquota._lock_and_refresh_quota(p_tenant text, p_now timestamptz)
+returns stepquota.workflow_step_quotas
+language plpgsql
+volatile
+as $_lock_and_refresh_quota$
+begin
+  perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
+  return stepquota._refresh_quota(p_tenant, p_now);
+end;
+$_lock_and_refresh_quota$;
+
+-- The quota to decide by: the stored one if it can be trusted; else refreshed, if its row is free;
+-- else as stored while it is valid by the clock, or resolved without storing it.
+-- is_trusted is false where somebody else holds the row: such a quota may allow, but not deny.
+-- Locks: the quota row without waiting, only when it must be refreshed.
+create or replace function stepquota._find_quota(p_tenant text, p_now timestamptz)
+returns stepquota._found_quota
+language plpgsql
+volatile
+as $_find_quota$
+declare
+  v_quota stepquota.workflow_step_quotas;
+  v_epoch bigint;
+  v_staleness interval;
+  v_is_stored boolean;
+  v_resolved stepquota._resolved_quota;
+begin
+  select p.epoch, p.staleness into v_epoch, v_staleness from stepquota.policy p;
+  select q.* into v_quota from stepquota.workflow_step_quotas q where q.tenant = p_tenant;
+  v_is_stored := found;
+  if v_is_stored and v_quota.epoch = v_epoch
+     and p_now >= v_quota.period_start and p_now < v_quota.valid_until
+     and p_now - v_quota.refreshed_at >= interval '0' and p_now - v_quota.refreshed_at < v_staleness then
+    return (v_quota, true)::stepquota._found_quota;
+  end if;
+  if v_is_stored then
+    perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update skip locked;
+  end if;
+  if not v_is_stored or found then
+    return (stepquota._refresh_quota(p_tenant, p_now), true)::stepquota._found_quota;
+  end if;
+  if p_now >= v_quota.period_start and p_now < v_quota.valid_until then
+    return (v_quota, false)::stepquota._found_quota;
+  end if;
+  v_resolved := stepquota._resolve_quota(p_tenant, p_now);
+  v_resolved.quota.version := v_quota.version;
+  v_quota := v_resolved.quota;
+  insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
+  values (p_tenant, v_quota.period_start, 0, v_quota.effective_limit)
+  on conflict (tenant, period_start, lane) do nothing;
+  return (v_quota, false)::stepquota._found_quota;
+end;
+$_find_quota$;
+
+-- Quota and usage as the answer that callers get.
+create or replace function stepquota._describe_quota(
+  p_quota stepquota.workflow_step_quotas, p_used_count bigint, p_allowed boolean)
+returns stepquota.workflow_step_quota
+language sql
+immutable
+as $_describe_quota$
+  select (p_allowed, p_used_count, p_quota.effective_limit, greatest(p_quota.effective_limit - p_used_count, 0),
+          p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier,
+          p_quota.granted_units, p_quota.stripe_subscription_id)::stepquota.workflow_step_quota;
+$_describe_quota$;
+
+-- The units used in a period.
+create or replace function stepquota._sum_usage(p_tenant text, p_period_start timestamptz)
+returns bigint
+language sql
+stable
+as $_sum_usage$
+  select coalesce(sum(l.used_count), 0)::bigint
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start;
+$_sum_usage$;
+
+-- The summary without reserving. Refreshes the stored quota if it is stale and its row is free.
+-- Locks: the quota row without waiting, only when it must be refreshed. SQLSTATEs: WQ001.
+create or replace function stepquota.resolve_workflow_step_quota(p_tenant text)
+returns stepquota.workflow_step_quota
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $resolve_workflow_step_quota$
+declare
+  v_now timestamptz := stepquota._now();
+  v_quota stepquota.workflow_step_quotas;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  v_quota := (stepquota._find_quota(p_tenant, v_now)).quota;
+  return stepquota._summarize_quota(v_quota);
+end;
+$resolve_workflow_step_quota$;
+
+create or replace function stepquota._summarize_quota(p_quota stepquota.workflow_step_quotas)
+returns stepquota.workflow_step_quota
+language plpgsql
+stable
+as $_summarize_quota$
+declare
+  v_used_count bigint := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
+begin
+  return stepquota._describe_quota(p_quota, v_used_count,
+    p_quota.effective_limit is null or v_used_count < p_quota.effective_limit);
+end;
+$_summarize_quota$;
+
+comment on function stepquota._refresh_quota(text, timestamptz) is 'Brings the stored quota in line with its inputs.';
+comment on function stepquota._give_limit_to_lane(text, timestamptz, bigint) is 'Gives a period''s lane the limit, making it if needed.';
+comment on function stepquota._lock_and_refresh_quota(text, timestamptz) is 'Locks the quota row and brings it in line with its inputs.';
+comment on function stepquota._find_quota(text, timestamptz) is 'The quota to decide by, and whether it may deny.';
+comment on function stepquota._describe_quota(stepquota.workflow_step_quotas, bigint, boolean) is 'Quota and usage as callers get them.';
+comment on function stepquota._sum_usage(text, timestamptz) is 'Units used in a period.';
+comment on function stepquota._summarize_quota(stepquota.workflow_step_quotas) is 'A quota with what is used of it.';
+comment on function stepquota.resolve_workflow_step_quota(text) is
+  'The tenant''s period, limit and usage, reserving nothing. allowed says whether a unit is free. Figures are exact. WQ001 for a tenant that cannot be one.';

@@ -1,0 +1,47 @@
+-- Counter against ledger, for one period.
+
+-- One statement, so both sides are of one snapshot. Takes no locks. SQLSTATEs: WQ001, WQ018.
+create or replace function stepquota.reconcile_workflow_step_usage(p_tenant text, p_period_start timestamptz)
+returns table (
+  tenant text, period_start timestamptz, period_end timestamptz, counter_used_count bigint,
+  ledger_step_count bigint, drift bigint, unledgered_count bigint)
+language plpgsql
+stable
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $reconcile_workflow_step_usage$
+#variable_conflict use_column
+begin
+  perform stepquota._check_tenant(p_tenant);
+  if p_period_start is null then
+    perform stepquota._refuse_argument('p_period_start', null, 'a moment',
+      'Pass the period_start that a reservation answered.');
+  end if;
+  return query
+    select p.tenant, p.period_start, p.period_end, c.used_count, l.step_count, c.used_count - l.step_count,
+           c.unledgered_count
+      from stepquota.workflow_step_usage_periods p
+     cross join lateral (
+       select coalesce(sum(u.used_count), 0)::bigint as used_count,
+              coalesce(sum(u.unledgered_count), 0)::bigint as unledgered_count
+         from stepquota.workflow_step_usage_lanes u
+        where u.tenant = p.tenant and u.period_start = p.period_start) c
+     cross join lateral (select stepquota._host_count_steps(p.tenant, p.period_start) as step_count) l
+     where p.tenant = p_tenant and p.period_start = p_period_start;
+  if not found then
+    raise exception using
+      errcode = 'WQ018',
+      message = 'the tenant has no such period',
+      detail = format('Tenant %L, period_start %s.', p_tenant, stepquota._format_moment(p_period_start)),
+      hint = coalesce('Its latest periods start at ' || (
+        select string_agg(stepquota._format_moment(s.period_start), ', ' order by s.period_start desc)
+          from (select u.period_start from stepquota.workflow_step_usage_periods u
+                 where u.tenant = p_tenant order by u.period_start desc limit 3) s) || '.',
+        'It has used nothing yet.');
+  end if;
+end;
+$reconcile_workflow_step_usage$;
+
+comment on function stepquota.reconcile_workflow_step_usage(text, timestamptz) is
+  'Compares counter and ledger of a period: counter_used_count, ledger_step_count, drift (counter minus ledger). unledgered_count are the units that reserve_workflow_step took, whose callers keep the ledger: drift minus unledgered_count is 0 when nothing is wrong. WQ001 bad arguments, WQ018 no such period.';

@@ -1,0 +1,406 @@
+-- Which period and limit a tenant has: the rules of choice, and their explanation.
+--
+-- There is one query that looks at every item of every subscription of the tenant and says what it
+-- would give and why it does not qualify: _list_quota_candidates. The quota is its first row;
+-- explain_workflow_step_quota prints them all.
+
+-- The tenant of a subscription: the application's own mapping of the customer, then the customer's
+-- metadata, then the subscription's. Never an e-mail, never a client reference: those can be forged.
+create or replace function stepquota._list_tenant_subscriptions(p_tenant text)
+returns setof stepquota.stripe_subscriptions
+language sql
+stable
+as $_list_tenant_subscriptions$
+  with customers as (
+    select m.customer_id from stepquota.stripe_customer_tenants m where m.tenant = p_tenant
+    union all
+    select c.id from stepquota.stripe_customers c
+     where c.metadata_tenant = p_tenant
+       and not exists (select 1 from stepquota.stripe_customer_tenants m where m.customer_id = c.id)
+  )
+  select s.* from stepquota.stripe_subscriptions s
+   where s.deleted_at is null and s.customer_id in (select c.customer_id from customers c)
+  union all
+  select s.* from stepquota.stripe_subscriptions s
+   where s.deleted_at is null and s.metadata_tenant = p_tenant
+     and not exists (select 1 from stepquota.stripe_customer_tenants m where m.customer_id = s.customer_id)
+     and not exists (
+       select 1 from stepquota.stripe_customers c
+        where c.id = s.customer_id and c.metadata_tenant is not null);
+$_list_tenant_subscriptions$;
+
+-- Every subscription item of the tenant, best first, those that do not qualify last with the reason.
+--
+-- Statuses: trialing, active, past_due, unpaid. A period that contains the moment goes before one that
+-- is only presumed because its renewal has not arrived. Then the status, a valid limit, the newest
+-- start, the id. Inside a subscription: the item with a valid limit, the greatest, the oldest item,
+-- the id; without any limit the earliest end.
+create or replace function stepquota._list_quota_candidates(p_tenant text, p_now timestamptz)
+returns table (
+  candidate_rank bigint,
+  item_rank bigint,
+  subscription_id text,
+  subscription_status text,
+  item_id text,
+  price_id text,
+  product_id text,
+  period_state text,
+  period_start timestamptz,
+  period_end timestamptz,
+  valid_until timestamptz,
+  price_limit_text text,
+  price_limit_state text,
+  product_limit_text text,
+  product_limit_state text,
+  has_valid_limit boolean,
+  step_limit bigint,
+  limit_source text,
+  starts_later_at timestamptz,
+  renewal_is_overdue boolean,
+  disqualified_because text)
+language sql
+stable
+as $_list_quota_candidates$
+  with items as (
+    select s.id as subscription_id, s.status, s.ended_at, s.cancel_at,
+           i.id as item_id, i.created_at as item_created_at, i.price_id, p.product_id,
+           i.current_period_start as item_start, i.current_period_end as item_end,
+           array_position(array['trialing', 'active', 'past_due', 'unpaid'], s.status) as status_rank,
+           p.metadata ->> 'workflow_step_limit' as price_limit_text,
+           r.metadata ->> 'workflow_step_limit' as product_limit_text,
+           price_limit.state as price_limit_state,
+           product_limit.state as product_limit_state,
+           -- The first valid source: the price, then the product.
+           case when price_limit.state in ('limited', 'unlimited') then price_limit.state
+                else product_limit.state end as limit_state,
+           case when price_limit.state in ('limited', 'unlimited') then price_limit.step_limit
+                else product_limit.step_limit end as step_limit,
+           case when price_limit.state in ('limited', 'unlimited') then 'stripe_price_metadata'
+                else 'stripe_product_metadata' end as limit_place,
+           s.cancel_at_period_end or s.cancel_at <= i.current_period_end as is_due_to_end,
+           i.current_period_end
+             + case when s.trial_end = i.current_period_end then policy.trial_renewal_grace
+                    else policy.renewal_grace end as presumed_until,
+           -- Without an anchor or a known interval, another period as long as the last.
+           greatest(coalesce(renewal.period_start, i.current_period_end), i.current_period_end) as renewal_start,
+           coalesce(renewal.period_end, i.current_period_end + (i.current_period_end - i.current_period_start))
+             as renewal_end
+      from stepquota._list_tenant_subscriptions(p_tenant) s
+      join stepquota.stripe_subscription_items i on i.subscription_id = s.id and i.deleted_at is null
+      left join stepquota.stripe_prices p on p.id = i.price_id and p.deleted_at is null
+      left join stepquota.stripe_products r on r.id = p.product_id and r.deleted_at is null
+     cross join stepquota.policy policy
+     cross join lateral stepquota._read_step_limit(p.metadata ->> 'workflow_step_limit', policy.zero_limit_blocks)
+             as price_limit
+     cross join lateral stepquota._read_step_limit(r.metadata ->> 'workflow_step_limit', policy.zero_limit_blocks)
+             as product_limit
+     cross join lateral stepquota._billing_period(
+             coalesce(s.billing_cycle_anchor, i.current_period_end), p.recurring_interval,
+             p.recurring_interval_count, p_now) as renewal
+  ),
+  judged as (
+    select i.*,
+           i.limit_state in ('limited', 'unlimited') as has_valid_limit,
+           case
+             when i.status_rank is null then format('status %s does not qualify', i.status)
+             when i.ended_at <= p_now then format('it ended at %s', stepquota._format_moment(i.ended_at))
+             when i.cancel_at <= p_now then format('it was due to end at %s', stepquota._format_moment(i.cancel_at))
+             when i.item_start is null or i.item_end is null then 'a bound of its period is missing'
+             when p_now < i.item_start
+               then format('its period starts only at %s', stepquota._format_moment(i.item_start))
+             when p_now < i.item_end then null
+             when i.is_due_to_end
+               then format('its period ended at %s and it is due to end with it', stepquota._format_moment(i.item_end))
+             when p_now >= i.presumed_until
+               then format('its period ended at %s and no renewal has arrived until %s',
+                 stepquota._format_moment(i.item_end), stepquota._format_moment(i.presumed_until))
+             when p_now < i.renewal_end then null
+             else format('its period ended at %s and the next one by its length too',
+                 stepquota._format_moment(i.item_end))
+           end as disqualified_because
+      from items i
+  ),
+  placed as (
+    select j.*,
+           case when j.disqualified_because is not null then null
+                when p_now < j.item_end then 'current' else 'presumed' end as period_state,
+           case when j.disqualified_because is null then
+             row_number() over (
+               partition by j.subscription_id, j.disqualified_because is null
+               order by j.has_valid_limit desc,
+                        j.has_valid_limit and j.step_limit is null desc,
+                        case when j.has_valid_limit then j.step_limit end desc nulls last,
+                        case when not j.has_valid_limit then j.item_end end,
+                        j.item_created_at nulls last, j.item_id collate "C")
+           end as item_rank
+      from judged j
+  )
+  select row_number() over (
+           order by p.item_rank nulls last, (p.period_state = 'current') desc nulls last, p.status_rank nulls last,
+                    p.has_valid_limit desc,
+                    case when p.period_state = 'presumed' then p.renewal_start else p.item_start end desc nulls last,
+                    p.subscription_id collate "C", p.item_id collate "C"),
+         p.item_rank, p.subscription_id, p.status, p.item_id, p.price_id, p.product_id, p.period_state,
+         case when p.period_state = 'presumed' then p.renewal_start else p.item_start end,
+         case when p.period_state = 'presumed' then p.renewal_end else p.item_end end,
+         least(
+           case when p.period_state = 'presumed' then least(p.renewal_end, p.presumed_until) else p.item_end end,
+           p.cancel_at, p.ended_at),
+         p.price_limit_text, p.price_limit_state, p.product_limit_text, p.product_limit_state,
+         p.has_valid_limit, p.step_limit,
+         case when p.limit_state = 'unlimited' then 'unlimited_metadata' else p.limit_place end,
+         case when p.status_rank is not null and p_now < p.item_start then p.item_start end,
+         coalesce(p.status_rank is not null and not p.is_due_to_end and p_now >= p.item_end
+                  and p.disqualified_because is not null, false),
+         p.disqualified_because
+    from placed p
+   order by 1;
+$_list_quota_candidates$;
+
+-- The tenant's quota as its inputs say now, stored nowhere, and what is worth reporting about it:
+-- findings is an array of {event_type, level, details}. Takes no locks.
+create or replace function stepquota._resolve_quota(p_tenant text, p_now timestamptz)
+returns stepquota._resolved_quota
+language plpgsql
+stable
+as $_resolve_quota$
+declare
+  v_policy stepquota.policy;
+  v_plan text;
+  v_tier stepquota.tiers;
+  v_quota stepquota.workflow_step_quotas;
+  v_findings jsonb := '[]'::jsonb;
+  v_winner record;
+  v_has_winner boolean;
+  v_next_start timestamptz;
+  v_overdue text;
+begin
+  select p.* into v_policy from stepquota.policy p;
+  v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
+  select t.* into v_tier from stepquota.tiers t where t.tier = v_plan;
+  if not found then
+    select t.* into v_tier from stepquota.tiers t where t.tier = v_policy.default_tier;
+    v_findings := v_findings || jsonb_build_object('event_type', 'plan_unknown', 'level', 'warning',
+      'details', jsonb_build_object('plan', v_plan, 'default_tier', v_policy.default_tier));
+  end if;
+
+  select c.* into v_winner
+    from stepquota._list_quota_candidates(p_tenant, p_now) c
+   where c.disqualified_because is null
+   order by c.candidate_rank limit 1;
+  v_has_winner := found;
+  select min(c.starts_later_at), min(c.subscription_id) filter (where c.renewal_is_overdue)
+    into v_next_start, v_overdue
+    from stepquota._list_quota_candidates(p_tenant, p_now) c;
+
+  v_quota.tenant := p_tenant;
+  v_quota.tier := v_tier.tier;
+  v_quota.granted_units := 0;
+  if v_has_winner then
+    v_quota.period_start := v_winner.period_start;
+    v_quota.period_end := v_winner.period_end;
+    v_quota.period_source := case v_winner.period_state
+      when 'presumed' then 'presumed_renewal' else 'stripe_subscription' end;
+    v_quota.stripe_subscription_id := v_winner.subscription_id;
+    v_quota.stripe_subscription_item_id := v_winner.item_id;
+    v_quota.valid_until := least(v_winner.valid_until, v_next_start);
+    if v_winner.has_valid_limit then
+      v_quota.step_limit := v_winner.step_limit;
+      v_quota.limit_source := v_winner.limit_source;
+    end if;
+    if v_winner.price_limit_state = 'invalid' then
+      v_findings := v_findings || stepquota._describe_invalid_limit('price', v_winner.price_id, v_winner.price_limit_text);
+    end if;
+    if v_winner.product_limit_state = 'invalid' and v_winner.price_limit_state in ('absent', 'invalid') then
+      v_findings := v_findings
+        || stepquota._describe_invalid_limit('product', v_winner.product_id, v_winner.product_limit_text);
+    end if;
+  else
+    select m.period_start, m.period_end into v_quota.period_start, v_quota.period_end
+      from stepquota._calendar_month(p_now) m;
+    v_quota.period_source := 'fallback_calendar';
+    v_quota.valid_until := least(v_quota.period_end, v_next_start);
+    v_findings := v_findings || jsonb_build_object('event_type', 'fallback_period', 'level', 'info',
+      'details', jsonb_build_object('period_start', v_quota.period_start, 'period_end', v_quota.period_end,
+        'subscriptions_looked_at', (select count(distinct c.subscription_id)
+                                      from stepquota._list_quota_candidates(p_tenant, p_now) c)));
+    if v_overdue is not null then
+      v_findings := v_findings || jsonb_build_object('event_type', 'renewal_overdue', 'level', 'error',
+        'details', jsonb_build_object('stripe_subscription_id', v_overdue));
+    end if;
+  end if;
+  if v_quota.limit_source is null then
+    v_quota.step_limit := v_tier.step_limit;
+    v_quota.limit_source := 'tier_default';
+  end if;
+  v_quota.effective_limit := v_quota.step_limit + v_quota.granted_units;
+  v_quota.epoch := v_policy.epoch;
+  v_quota.refreshed_at := p_now;
+  v_quota.version := 1;
+  v_quota.reported := '{}';
+  return (v_quota, v_findings)::stepquota._resolved_quota;
+end;
+$_resolve_quota$;
+
+create or replace function stepquota._describe_invalid_limit(p_object_type text, p_object_id text, p_value text)
+returns jsonb
+language sql
+immutable
+as $_describe_invalid_limit$
+  select jsonb_build_object('event_type', 'limit_metadata_invalid', 'level', 'warning',
+    'details', jsonb_build_object('object_type', p_object_type, 'object_id', p_object_id,
+      'key', 'workflow_step_limit', 'value', p_value,
+      'expected', 'a whole number above 0, or unlimited'));
+$_describe_invalid_limit$;
+
+-- "Why am I blocked": every object that was looked at, in the order of preference, with the verdict in
+-- words. Looks at the inputs of this moment and stores nothing.
+-- SQLSTATEs: WQ001.
+create or replace function stepquota.explain_workflow_step_quota(p_tenant text)
+returns table ("position" integer, object_type text, object_id text, verdict text, reason text, details jsonb)
+language plpgsql
+stable
+-- Definer: callers have no right to read the mirror itself.
+security definer
+set search_path = pg_catalog, pg_temp
+as $explain_workflow_step_quota$
+#variable_conflict use_column
+declare
+  v_now timestamptz := stepquota._now();
+  v_resolved stepquota._resolved_quota;
+  v_quota stepquota.workflow_step_quotas;
+  v_candidate record;
+  v_plan text;
+  v_used numeric;
+  v_first boolean := true;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  v_resolved := stepquota._resolve_quota(p_tenant, v_now);
+  v_quota := v_resolved.quota;
+  v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
+  "position" := 0;
+
+  for v_candidate in select c.* from stepquota._list_quota_candidates(p_tenant, v_now) c loop
+    -- The item, for its period.
+    "position" := "position" + 1;
+    object_type := 'subscription_item';
+    object_id := v_candidate.item_id;
+    verdict := case when v_candidate.disqualified_because is null and v_first then 'won' else 'lost' end;
+    reason := case
+      when v_candidate.disqualified_because is not null
+        then format('Subscription %s: %s.', v_candidate.subscription_id, v_candidate.disqualified_because)
+      when v_first and v_candidate.period_state = 'presumed'
+        then format('Subscription %s (%s) gives the period: the renewal is presumed from the billing anchor until Stripe''s word arrives.',
+          v_candidate.subscription_id, v_candidate.subscription_status)
+      when v_first
+        then format('Subscription %s (%s) gives the period.', v_candidate.subscription_id, v_candidate.subscription_status)
+      when v_candidate.item_rank > 1
+        then format('Another item of subscription %s is preferred: a valid limit, the greatest, the oldest item.',
+          v_candidate.subscription_id)
+      else format('Subscription %s (%s) qualifies, but another is preferred: a period that is running, the status, a valid limit, the newest start.',
+          v_candidate.subscription_id, v_candidate.subscription_status)
+    end;
+    details := jsonb_build_object('stripe_subscription_id', v_candidate.subscription_id,
+      'status', v_candidate.subscription_status, 'price', v_candidate.price_id, 'product', v_candidate.product_id,
+      'period_start', v_candidate.period_start, 'period_end', v_candidate.period_end);
+    return next;
+
+    -- Its price and its product, for the limit.
+    "position" := "position" + 1;
+    object_type := 'price';
+    object_id := v_candidate.price_id;
+    verdict := case
+      when verdict = 'won' and v_candidate.price_limit_state in ('limited', 'unlimited') then 'won' else 'lost' end;
+    reason := stepquota._explain_limit('price', v_candidate.price_limit_state, v_candidate.price_limit_text,
+      verdict = 'won', v_first and v_candidate.disqualified_because is null);
+    details := jsonb_build_object('workflow_step_limit', v_candidate.price_limit_text);
+    return next;
+    "position" := "position" + 1;
+    object_type := 'product';
+    object_id := v_candidate.product_id;
+    verdict := case
+      when v_first and v_candidate.disqualified_because is null
+       and v_candidate.price_limit_state not in ('limited', 'unlimited')
+       and v_candidate.product_limit_state in ('limited', 'unlimited') then 'won' else 'lost' end;
+    reason := stepquota._explain_limit('product', v_candidate.product_limit_state, v_candidate.product_limit_text,
+      verdict = 'won', v_first and v_candidate.disqualified_because is null);
+    details := jsonb_build_object('workflow_step_limit', v_candidate.product_limit_text);
+    return next;
+    v_first := false;
+  end loop;
+
+  "position" := "position" + 1;
+  object_type := 'calendar_month';
+  object_id := null;
+  verdict := case when v_quota.period_source = 'fallback_calendar' then 'won' else 'lost' end;
+  reason := case when verdict = 'won'
+    then 'No subscription qualifies, so the UTC calendar month is the period.'
+    else 'A subscription gives the period, so the UTC calendar month is not used.' end;
+  details := (select jsonb_build_object('period_start', m.period_start, 'period_end', m.period_end)
+                from stepquota._calendar_month(v_now) m);
+  return next;
+
+  "position" := "position" + 1;
+  object_type := 'tier';
+  object_id := v_quota.tier;
+  verdict := case when v_quota.limit_source = 'tier_default' then 'won' else 'lost' end;
+  reason := case
+      when v_plan is distinct from v_quota.tier and v_plan is null
+        then format('The tenant has no plan, so the default tier %s stands in. ', v_quota.tier)
+      when v_plan is distinct from v_quota.tier
+        then format('The tenant''s plan %s is no tier, so the default tier %s stands in. ', quote_literal(v_plan), v_quota.tier)
+      else '' end
+    || case when verdict = 'won' then 'Neither price nor product of the period has a valid limit, so the tier''s default applies.'
+            else 'The limit comes from Stripe''s metadata, so the tier''s default is not used.' end;
+  details := (select jsonb_build_object('plan', v_plan, 'step_limit', t.step_limit)
+                from stepquota.tiers t where t.tier = v_quota.tier);
+  return next;
+
+  select sum(l.used_count) into v_used
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = v_quota.period_start;
+  "position" := "position" + 1;
+  object_type := 'usage';
+  object_id := p_tenant;
+  verdict := 'info';
+  reason := case
+    when v_quota.effective_limit is null
+      then format('%s steps used, unlimited, in the period until %s.', coalesce(v_used, 0),
+        stepquota._format_moment(v_quota.period_end))
+    else format('%s of %s steps used, %s left until %s.', coalesce(v_used, 0), v_quota.effective_limit,
+        greatest(v_quota.effective_limit - coalesce(v_used, 0), 0), stepquota._format_moment(v_quota.period_end))
+  end;
+  details := jsonb_build_object('used_count', coalesce(v_used, 0), 'effective_limit', v_quota.effective_limit,
+    'period_start', v_quota.period_start, 'period_end', v_quota.period_end,
+    'period_source', v_quota.period_source, 'limit_source', v_quota.limit_source);
+  return next;
+end;
+$explain_workflow_step_quota$;
+
+create or replace function stepquota._explain_limit(
+  p_object_type text, p_state text, p_text text, p_won boolean, p_item_won boolean)
+returns text
+language sql
+immutable
+as $_explain_limit$
+  select case
+    when p_won then format('Its workflow_step_limit %s is the limit.', quote_literal(p_text))
+    when p_state = 'absent' then format('The %s has no workflow_step_limit.', p_object_type)
+    when p_state = 'invalid'
+      then format('Its workflow_step_limit %s is not valid (a whole number above 0, or unlimited), so the next source is used.',
+        quote_literal(p_text))
+    when not p_item_won then format('Its workflow_step_limit %s is not used, since its item does not give the period.',
+        quote_literal(p_text))
+    else format('Its workflow_step_limit %s is not used: the price''s goes first.', quote_literal(p_text))
+  end;
+$_explain_limit$;
+
+comment on function stepquota._list_tenant_subscriptions(text) is 'The subscriptions that are a tenant''s.';
+comment on function stepquota._list_quota_candidates(text, timestamptz) is
+  'Every subscription item of a tenant, best first, with what it would give or why it does not qualify.';
+comment on function stepquota._resolve_quota(text, timestamptz) is
+  'A tenant''s quota as its inputs say now, and what is worth reporting about it.';
+comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
+comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';
+comment on function stepquota.explain_workflow_step_quota(text) is
+  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, usage), object_id, verdict (won, lost, info), reason in words, details. WQ001 for a tenant that cannot be one.';

@@ -1,0 +1,302 @@
+-- The recurring work: the scan that resumes what can go on, and tick(), which does all that is due.
+--
+-- A procedure that commits may be neither SECURITY DEFINER nor pin a search_path, so resume_scan and
+-- tick are bare loops over granted functions, one tenant at a time, which hold the exception blocks.
+
+create or replace function stepquota.begin_resume_scan()
+returns bigint
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $begin_resume_scan$
+declare
+  v_now timestamptz := stepquota._now();
+  v_scan_id bigint;
+begin
+  perform stepquota._mark_edited_tenants(v_now);
+  insert into stepquota.resume_scans (started_at) values (v_now) returning scan_id into v_scan_id;
+  return v_scan_id;
+end;
+$begin_resume_scan$;
+
+-- Inputs edited by hand announce themselves to nobody. At most once in policy.staleness, paused tenants
+-- whose resolution of now differs from the stored one are marked due; so are tenants with open quota
+-- waits that are not among the paused ones, and exhaustions whose record was skipped are made up for.
+-- Locks: the scan_state row, without waiting; paused_tenants and quota rows, without waiting.
+create or replace function stepquota._mark_edited_tenants(p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_mark_edited_tenants$
+declare
+  v_paused record;
+begin
+  perform 1
+     from stepquota.scan_state s, stepquota.policy p
+    where s.inputs_compared_at is null or s.inputs_compared_at > p_now
+       or s.inputs_compared_at <= p_now - p.staleness
+      for no key update of s skip locked;
+  if not found then
+    return;
+  end if;
+  update stepquota.scan_state set inputs_compared_at = p_now;
+
+  insert into stepquota.paused_tenants (tenant, due_at, paused_at)
+  select w.tenant, p_now, p_now
+    from stepquota._host_list_queued_tenants() as w (tenant)
+   where not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant)
+  on conflict (tenant) do nothing;
+
+  for v_paused in
+    select t.tenant, q.period_start, q.reported, q.reported_period_start,
+           q.tenant is null
+             or (q.effective_limit, q.period_start, q.valid_until)
+                is distinct from ((r.quota).effective_limit, (r.quota).period_start, (r.quota).valid_until)
+             as is_edited
+      from stepquota.paused_tenants t
+      left join stepquota.workflow_step_quotas q on q.tenant = t.tenant
+     cross join lateral stepquota._resolve_quota(t.tenant, p_now) r
+     where t.due_at > p_now
+     order by t.tenant
+  loop
+    if v_paused.is_edited then
+      perform 1 from stepquota.paused_tenants t where t.tenant = v_paused.tenant for no key update skip locked;
+      if found then
+        update stepquota.paused_tenants set due_at = p_now where tenant = v_paused.tenant;
+      end if;
+    elsif v_paused.reported_period_start is distinct from v_paused.period_start
+       or 'quota_exhausted' <> all (v_paused.reported) then
+      perform stepquota._record_missed_exhaustion(v_paused.tenant, p_now);
+    end if;
+  end loop;
+end;
+$_mark_edited_tenants$;
+
+create or replace function stepquota._record_missed_exhaustion(p_tenant text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_record_missed_exhaustion$
+declare
+  v_summary stepquota.workflow_step_quota;
+begin
+  v_summary := stepquota._summarize_quota((select q from stepquota.workflow_step_quotas q where q.tenant = p_tenant));
+  if not v_summary.allowed then
+    perform stepquota._record_exhaustion(p_tenant, v_summary, null, p_now);
+  end if;
+end;
+$_record_missed_exhaustion$;
+
+-- Tenants to look at now, longest due first, without those given.
+create or replace function stepquota.list_due_tenants(p_limit integer, p_without text[] default '{}')
+returns setof text
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $list_due_tenants$
+declare
+  v_now timestamptz := stepquota._now();
+begin
+  return query
+    select t.tenant from stepquota.paused_tenants t
+     where t.due_at <= v_now and t.tenant <> all (p_without)
+     order by t.due_at, t.tenant
+     limit p_limit;
+end;
+$list_due_tenants$;
+
+-- One tenant's turn in a scan. What goes wrong with it is answered, with all that PostgreSQL says, and
+-- takes nothing of the other tenants with it.
+-- Locks: the quota row without waiting (another scan or a change has it: busy); then as _resume_tenant.
+create or replace function stepquota.resume_due_tenant(
+  p_tenant text, p_max_runs integer, out runs_resumed integer, out skipped_because text, out error jsonb)
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $resume_due_tenant$
+declare
+  v_now timestamptz := stepquota._now();
+  v_result record;
+  v_sqlstate text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_context text;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  runs_resumed := 0;
+  begin
+    perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update skip locked;
+    if not found and exists (select 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant) then
+      skipped_because := 'busy';
+      return;
+    end if;
+    v_result := stepquota._resume_tenant(stepquota._refresh_quota(p_tenant, v_now), p_max_runs, 'scan', v_now);
+    runs_resumed := v_result.runs_resumed;
+    skipped_because := v_result.skipped_because;
+  exception when others then
+    get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text,
+      v_detail = pg_exception_detail, v_hint = pg_exception_hint, v_context = pg_exception_context;
+    runs_resumed := 0;
+    skipped_because := 'error';
+    error := jsonb_build_object('tenant', p_tenant, 'sqlstate', v_sqlstate, 'message', v_message,
+      'detail', v_detail, 'hint', v_hint, 'context', v_context);
+    raise warning using message = format('resuming tenant %L failed: %s', p_tenant, v_message),
+      detail = error::text;
+  end;
+end;
+$resume_due_tenant$;
+
+create or replace function stepquota.finish_resume_scan(
+  p_scan_id bigint, p_tenants_seen integer, p_runs_resumed integer, p_skipped jsonb, p_errors jsonb)
+returns void
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $finish_resume_scan$
+declare
+  v_now timestamptz := stepquota._now();
+begin
+  update stepquota.resume_scans
+     set finished_at = v_now, tenants_seen = p_tenants_seen, runs_resumed = p_runs_resumed,
+         skipped = p_skipped, errors = p_errors
+   where scan_id = p_scan_id and finished_at is null;
+  if jsonb_array_length(p_errors) > 0 then
+    perform stepquota._record_event('', 'scan_failed_for_tenants', 'error', null,
+      jsonb_build_object('scan_id', p_scan_id, 'errors', p_errors), v_now);
+  end if;
+end;
+$finish_resume_scan$;
+
+create or replace function stepquota.get_scan_seconds()
+returns integer
+language sql
+stable
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $get_scan_seconds$
+  select p.scan_seconds from stepquota.policy p;
+$get_scan_seconds$;
+
+-- Resumes what can go on: at most p_batch_size resumptions in one transaction, tenants in turns, until
+-- nothing more can go on or policy.scan_seconds are over. Must be called outside a transaction block.
+-- Locks: in each transaction quota rows and runs, none of them waiting. SQLSTATEs: WQ001.
+create or replace procedure stepquota.resume_scan(p_batch_size integer default 100)
+language plpgsql
+as $resume_scan$
+declare
+  v_until timestamptz;
+  v_scan_id bigint;
+  v_round_seen text[];
+  v_done text[] := '{}'::text[];
+  v_tenants text[];
+  v_tenant text;
+  v_result record;
+  v_batch_left integer;
+  v_round_resumed integer;
+  v_runs_resumed integer := 0;
+  v_tenants_seen integer := 0;
+  v_skipped jsonb := '{}'::jsonb;
+  v_errors jsonb := '[]'::jsonb;
+  v_is_first_round boolean := true;
+begin
+  perform stepquota.check_batch_size(p_batch_size);
+  v_until := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => stepquota.get_scan_seconds());
+  v_scan_id := stepquota.begin_resume_scan();
+  commit;
+  loop  -- rounds: each due tenant gets one turn in each
+    v_round_seen := '{}';
+    v_round_resumed := 0;
+    loop  -- transactions
+      v_tenants := array(select t from stepquota.list_due_tenants(p_batch_size, v_round_seen || v_done) t);
+      exit when pg_catalog.cardinality(v_tenants) = 0;
+      v_batch_left := p_batch_size;
+      foreach v_tenant in array v_tenants loop
+        exit when v_batch_left <= 0;
+        v_result := stepquota.resume_due_tenant(v_tenant,
+          least(v_batch_left, greatest(1, p_batch_size / pg_catalog.cardinality(v_tenants))));
+        v_round_seen := v_round_seen || v_tenant;
+        v_batch_left := v_batch_left - v_result.runs_resumed;
+        v_round_resumed := v_round_resumed + v_result.runs_resumed;
+        if v_result.runs_resumed = 0 then
+          v_done := v_done || v_tenant;
+        end if;
+        if v_is_first_round then
+          v_tenants_seen := v_tenants_seen + 1;
+          if v_result.skipped_because is not null and v_result.runs_resumed = 0 then
+            v_skipped := v_skipped || pg_catalog.jsonb_build_object(v_result.skipped_because,
+              coalesce((v_skipped ->> v_result.skipped_because)::integer, 0) + 1);
+          end if;
+        end if;
+        if v_result.error is not null then
+          v_errors := v_errors || v_result.error;
+        end if;
+      end loop;
+      commit;
+      exit when pg_catalog.clock_timestamp() >= v_until;
+    end loop;
+    v_runs_resumed := v_runs_resumed + v_round_resumed;
+    v_is_first_round := false;
+    exit when v_round_resumed = 0 or pg_catalog.clock_timestamp() >= v_until;
+  end loop;
+  perform stepquota.finish_resume_scan(v_scan_id, v_tenants_seen, v_runs_resumed, v_skipped, v_errors);
+  commit;
+end;
+$resume_scan$;
+
+-- Raises WQ001. Granted, since resume_scan runs with its caller's rights.
+create or replace function stepquota.check_batch_size(p_batch_size integer)
+returns void
+language plpgsql
+stable
+-- Definer: raises through an internal function.
+security definer
+set search_path = pg_catalog, pg_temp
+as $check_batch_size$
+begin
+  if p_batch_size is null or p_batch_size not between 1 and 100000 then
+    perform stepquota._refuse_argument('p_batch_size', p_batch_size::text, 'a number from 1 to 100000',
+      'It bounds one transaction; 100 is usual.');
+  end if;
+end;
+$check_batch_size$;
+
+-- All that is due: waits whose time has come, the scan, the ledger's partitions ahead. For any
+-- scheduler, every minute or every five; safe to call at any time, also twice at once.
+create or replace procedure stepquota.tick()
+language plpgsql
+as $tick$
+begin
+  loop
+    exit when stepquota.resolve_due_waits(100) = 0;
+    commit;
+  end loop;
+  commit;
+  call stepquota.resume_scan();
+  perform stepquota.make_ledger_partitions();
+  commit;
+end;
+$tick$;
+
+comment on function stepquota.begin_resume_scan() is 'For resume_scan: looks for inputs edited by hand and opens the scan''s row; answers its id.';
+comment on function stepquota._mark_edited_tenants(timestamptz) is 'Marks paused tenants due whose inputs were edited by hand.';
+comment on function stepquota._record_missed_exhaustion(text, timestamptz) is 'Records an exhaustion whose record was skipped.';
+comment on function stepquota.list_due_tenants(integer, text[]) is 'For resume_scan: paused tenants to look at now, longest due first, without those given.';
+comment on function stepquota.resume_due_tenant(text, integer) is
+  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, busy, error) and the error. WQ001 for a tenant that cannot be one.';
+comment on function stepquota.finish_resume_scan(bigint, integer, integer, jsonb, jsonb) is 'For resume_scan: closes the scan''s row.';
+comment on function stepquota.get_scan_seconds() is 'For resume_scan: policy.scan_seconds.';
+comment on function stepquota.check_batch_size(integer) is 'For resume_scan: raises WQ001 unless the batch size is from 1 to 100000.';
+comment on procedure stepquota.resume_scan(integer) is
+  'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
+comment on procedure stepquota.tick() is
+  'All due work: due waits, resume_scan, ledger partitions. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

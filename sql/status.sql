@@ -1,0 +1,107 @@
+-- How is it wired, and is it alive? Cheap enough for every minute; verify_all() is the thorough one.
+
+create or replace function stepquota.status()
+returns table (item text, state text, detail text, hint text)
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $status$
+declare
+  v_now timestamptz := stepquota._now();
+  v_policy stepquota.policy;
+  v_job stepquota.scheduler_jobs;
+  v_scan stepquota.resume_scans;
+  v_missing text;
+  v_count bigint;
+  v_oldest timestamptz;
+begin
+  select p.* into v_policy from stepquota.policy p;
+
+  item := 'version';
+  state := 'ok';
+  detail := format('stepquota %s on PostgreSQL %s', stepquota.version(), current_setting('server_version'));
+  hint := null;
+  return next;
+
+  item := 'clock';
+  if v_policy.allow_test_clock then
+    state := 'warn';
+    detail := format('the test clock is allowed; now is %s', stepquota._format_moment(v_now));
+    hint := 'Outside tests: update stepquota.policy set allow_test_clock = false;';
+  else
+    state := 'ok';
+    detail := 'the database''s clock decides';
+    hint := null;
+  end if;
+  return next;
+
+  item := 'roles';
+  select string_agg(r.name, ', ') into v_missing
+    from unnest(array['stepquota_runtime', 'stepquota_operator', 'stepquota_sync', 'stepquota_observer']) as r (name)
+   where not exists (select 1 from pg_roles p where p.rolname = r.name);
+  state := case when v_missing is null then 'ok' else 'info' end;
+  detail := coalesce('missing: ' || v_missing, 'all four are there');
+  hint := case when v_missing is not null
+    then 'Optional. A role with CREATEROLE makes them; migrate again grants to them.' end;
+  return next;
+
+  item := 'scheduler';
+  select j.* into v_job from stepquota.scheduler_jobs j order by j.job_name limit 1;
+  select s.* into v_scan from stepquota.resume_scans s where s.finished_at is not null order by s.scan_id desc limit 1;
+  if v_scan.scan_id is null then
+    state := 'warn';
+    detail := case when v_job.job_name is null then 'nothing is scheduled and no scan has run'
+      else format('pg_cron runs %s at %L; no scan has run yet', v_job.job_name, v_job.schedule) end;
+    hint := 'Schedule it: select * from stepquota.enable_cron(); or let any scheduler run: call stepquota.tick();';
+  else
+    state := case when v_now - v_scan.finished_at > interval '15 minutes' then 'warn' else 'ok' end;
+    detail := format('%s; the last scan ended at %s and resumed %s runs',
+      case when v_job.job_name is null then 'not by enable_cron'
+        else format('pg_cron runs %s at %L as %s', v_job.job_name, v_job.schedule, v_job.scheduled_by) end,
+      stepquota._format_moment(v_scan.finished_at), v_scan.runs_resumed);
+    hint := case when state = 'warn' then 'No scan for over 15 minutes: look at cron.job_run_details, or call stepquota.tick() by hand.' end;
+  end if;
+  return next;
+
+  item := 'last scan errors';
+  v_count := coalesce(jsonb_array_length(v_scan.errors), 0);
+  state := case when v_count > 0 then 'error' else 'ok' end;
+  detail := case when v_count > 0 then format('%s tenants failed, first: %s', v_count, v_scan.errors #>> '{0,message}')
+    else 'none' end;
+  hint := case when v_count > 0
+    then format('select errors from stepquota.resume_scans where scan_id = %s;', v_scan.scan_id) end;
+  return next;
+
+  item := 'ledger partitions';
+  select string_agg(to_char(m.month, 'YYYY-MM'), ', ' order by m.month) into v_missing
+    from generate_series(stepquota._ledger_month(v_now), stepquota._ledger_month(v_now) + interval '3 months',
+           interval '1 month') as m (month)
+   where to_regclass('stepquota.workflow_run_steps_' || to_char(m.month, 'YYYY_MM')) is null;
+  state := case when v_missing is null then 'ok' else 'warn' end;
+  detail := coalesce('missing: ' || v_missing, 'three months ahead are made');
+  hint := case when v_missing is not null then 'Run: select stepquota.make_ledger_partitions(); tick() does it too.' end;
+  return next;
+
+  item := 'paused tenants';
+  select count(*), min(t.due_at) into v_count, v_oldest from stepquota.paused_tenants t;
+  state := case when v_oldest < v_now - interval '15 minutes' then 'warn' else 'ok' end;
+  detail := case when v_count = 0 then 'none' else format('%s; the next is due at %s', v_count, stepquota._format_moment(v_oldest)) end;
+  hint := case when state = 'warn' then 'The scan is behind: see scheduler.' end;
+  return next;
+
+  item := 'resumptions';
+  select count(*), min(r.created_at) into v_count, v_oldest
+    from stepquota.workflow_run_resumptions r where r.status = 'OPEN';
+  state := case when v_oldest < v_now - interval '15 minutes' then 'warn' else 'ok' end;
+  detail := case when v_count = 0 then 'all taken'
+    else format('%s to be taken, the oldest since %s', v_count, stepquota._format_moment(v_oldest)) end;
+  hint := case when state = 'warn'
+    then 'No runtime takes them: do workers call claim_workflow_run_resumptions for their runtime?' end;
+  return next;
+end;
+$status$;
+
+comment on function stepquota.status() is
+  'Wiring and health, a row an item: item, state (ok, info, warn, error), detail, hint (what to do; NULL when ok). Cheap; verify_all() checks the invariants.';

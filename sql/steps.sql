@@ -1,0 +1,212 @@
+-- Step attempts: the reservation, the ledger row and the run's place in one round trip, or the pause.
+
+-- Starts an attempt, or says that it was started before, or pauses the run.
+--
+-- Asking twice for the same attempt counts once: its ledger row is the answer, whatever the quota says
+-- now. On a WAITING run a free unit starts the step; that is how a resumed run goes on.
+--
+-- Locks: the run; then perhaps the quota row without waiting, then the lane. When denied: the quota row
+-- FOR SHARE, and the decision again, so that no raise of capacity slips between denial and pause.
+-- SQLSTATEs: WQ001, WQ002, WQ006, WQ007.
+create or replace function stepquota.start_workflow_step(
+  p_tenant text, p_run_id text, p_node_path text, p_attempt integer default 1,
+  p_step_type text default 'action', p_delivery bigint default null)
+returns stepquota.workflow_step_start
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $start_workflow_step$
+declare
+  v_now timestamptz := stepquota._now();
+  v_run stepquota.workflow_runs;
+  v_step stepquota.workflow_run_steps;
+  v_quota stepquota.workflow_step_quota;
+  v_step_id uuid;
+  v_wait_id uuid;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  perform stepquota._check_run_id(p_run_id);
+  perform stepquota._check_node_path(p_node_path);
+  perform stepquota._check_attempt(p_attempt);
+  perform stepquota._check_name('p_step_type', p_step_type);
+
+  v_run := stepquota._lock_known_run(p_tenant, p_run_id);
+  perform stepquota._check_delivery(p_tenant, p_run_id, p_delivery);
+  v_step := stepquota._host_find_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month);
+  if v_step.status <> 'STARTED' then
+    return stepquota._describe_start('already_finished', v_step, null,
+      stepquota._describe_period(p_tenant, v_step.period_start, v_now));
+  end if;
+  perform stepquota._check_run_goes_on(v_run);
+  if v_step.status = 'STARTED' then
+    perform stepquota._enter_resumed_path(p_tenant, p_run_id, p_node_path, v_now);
+    return stepquota._describe_start('already_started', v_step, null,
+      stepquota._describe_period(p_tenant, v_step.period_start, v_now));
+  end if;
+
+  if (stepquota._host_find_tenant(p_tenant)).suspended_at is not null then
+    v_quota := stepquota._summarize_quota(stepquota._share_quota(p_tenant, v_now));
+    v_quota.allowed := false;
+    v_wait_id := stepquota._pause_run(v_run, p_node_path, 'tenant_suspended', v_quota.period_end,
+      stepquota._describe_pause(v_quota), v_now);
+    return stepquota._describe_start('held', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
+  end if;
+
+  v_quota := stepquota._take_unit(p_tenant, 0, v_now);
+  if not v_quota.allowed then
+    perform stepquota._record_exhaustion(p_tenant, v_quota, p_run_id, v_now);
+    perform stepquota._share_quota(p_tenant, v_now);
+    v_quota := stepquota._take_unit(p_tenant, 0, v_now);
+  end if;
+  if not v_quota.allowed then
+    v_wait_id := stepquota._pause_run(v_run, p_node_path, 'quota', v_quota.period_end,
+      stepquota._describe_pause(v_quota), v_now);
+    return stepquota._describe_start('quota_paused', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
+  end if;
+
+  v_step_id := gen_random_uuid();
+  perform stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
+    p_step_type, v_quota.period_start, v_now);
+  perform stepquota._enter_resumed_path(p_tenant, p_run_id, p_node_path, v_now);
+  perform stepquota._leave_quota_wait(p_tenant, p_run_id, p_node_path, v_now);
+  perform stepquota._host_set_run(p_tenant, p_run_id, 'RUNNING', p_node_path);
+  v_step.step_id := v_step_id;
+  v_step.status := 'STARTED';
+  return stepquota._describe_start('started', v_step, null, v_quota);
+end;
+$start_workflow_step$;
+
+-- The quota row, locked against every change of capacity until the caller's transaction ends.
+-- Locks: the quota row FOR SHARE, waiting.
+create or replace function stepquota._share_quota(p_tenant text, p_now timestamptz)
+returns stepquota.workflow_step_quotas
+language plpgsql
+volatile
+as $_share_quota$
+declare
+  v_quota stepquota.workflow_step_quotas := (stepquota._find_quota(p_tenant, p_now)).quota;
+begin
+  perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for share;
+  return v_quota;
+end;
+$_share_quota$;
+
+create or replace function stepquota._describe_pause(p_quota stepquota.workflow_step_quota)
+returns jsonb
+language sql
+immutable
+as $_describe_pause$
+  select jsonb_build_object('period_start', p_quota.period_start, 'period_end', p_quota.period_end,
+    'used_count', p_quota.used_count, 'effective_limit', p_quota.effective_limit,
+    'period_source', p_quota.period_source, 'limit_source', p_quota.limit_source, 'tier', p_quota.tier);
+$_describe_pause$;
+
+-- The figures of now for the period that an attempt was counted in. Of an earlier period only the
+-- counter is known for sure; limit and sources are those of the tenant's present quota.
+create or replace function stepquota._describe_period(p_tenant text, p_period_start timestamptz, p_now timestamptz)
+returns stepquota.workflow_step_quota
+language plpgsql
+volatile
+as $_describe_period$
+declare
+  v_quota stepquota.workflow_step_quotas := (stepquota._find_quota(p_tenant, p_now)).quota;
+  v_period stepquota.workflow_step_usage_periods;
+begin
+  if v_quota.period_start <> p_period_start then
+    select p.* into v_period
+      from stepquota.workflow_step_usage_periods p
+     where p.tenant = p_tenant and p.period_start = p_period_start;
+    v_quota.period_start := p_period_start;
+    v_quota.period_end := v_period.period_end;
+    v_quota.period_source := v_period.period_source;
+  end if;
+  return stepquota._describe_quota(v_quota, stepquota._sum_usage(p_tenant, p_period_start), true);
+end;
+$_describe_period$;
+
+create or replace function stepquota._describe_start(
+  p_outcome text, p_step stepquota.workflow_run_steps, p_wait_id uuid, p_quota stepquota.workflow_step_quota)
+returns stepquota.workflow_step_start
+language sql
+immutable
+as $_describe_start$
+  select (p_outcome, p_step.step_id, p_wait_id, p_quota.allowed, p_quota.used_count, p_quota.effective_limit,
+          p_quota.remaining, p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source,
+          p_quota.tier, p_quota.granted_units, p_quota.stripe_subscription_id, p_step.status
+         )::stepquota.workflow_step_start;
+$_describe_start$;
+
+-- SQLSTATEs: WQ001.
+create or replace function stepquota._check_attempt(p_attempt integer)
+returns void
+language plpgsql
+stable
+as $_check_attempt$
+begin
+  if p_attempt is null or p_attempt < 1 then
+    perform stepquota._refuse_argument('p_attempt', p_attempt::text, 'a number from 1', 'The first try is attempt 1.');
+  end if;
+end;
+$_check_attempt$;
+
+-- Locks: the run; then the step. SQLSTATEs: WQ001, WQ002, WQ006, WQ007, WQ008, WQ009.
+create or replace function stepquota.finish_workflow_step(
+  p_tenant text, p_run_id text, p_node_path text, p_attempt integer, p_status text,
+  p_error jsonb default null, p_delivery bigint default null)
+returns stepquota.workflow_run_steps
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $finish_workflow_step$
+declare
+  v_now timestamptz := stepquota._now();
+  v_run stepquota.workflow_runs;
+  v_step stepquota.workflow_run_steps;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  perform stepquota._check_run_id(p_run_id);
+  perform stepquota._check_node_path(p_node_path);
+  perform stepquota._check_attempt(p_attempt);
+  perform stepquota._check_one_of('p_status', p_status, array['SUCCEEDED', 'FAILED', 'RETRY_SCHEDULED', 'CANCELED']);
+  v_run := stepquota._lock_known_run(p_tenant, p_run_id);
+  perform stepquota._check_delivery(p_tenant, p_run_id, p_delivery);
+  v_step := stepquota._host_find_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month);
+  if v_step.step_id is null then
+    raise exception using
+      errcode = 'WQ008',
+      message = 'the run has no such step attempt',
+      detail = format('Tenant %L, run %L, path %L, attempt %s.', p_tenant, p_run_id, p_node_path, p_attempt),
+      hint = 'Only an attempt that start_workflow_step has started can finish.';
+  end if;
+  if v_step.status = p_status then
+    return v_step;
+  end if;
+  if v_step.status <> 'STARTED' then
+    raise exception using
+      errcode = 'WQ009',
+      message = 'the step attempt has already finished',
+      detail = format('Tenant %L, run %L, path %L, attempt %s is %s; asked for %s.',
+        p_tenant, p_run_id, p_node_path, p_attempt, v_step.status, p_status),
+      hint = 'A finished attempt keeps its status: start the next attempt.';
+  end if;
+  perform stepquota._check_run_goes_on(v_run);
+  v_step := stepquota._host_finish_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, p_status,
+    p_error, v_now);
+  perform stepquota._settle_run_status(v_run);
+  return v_step;
+end;
+$finish_workflow_step$;
+
+comment on function stepquota._share_quota(text, timestamptz) is 'The quota row, locked against changes of capacity.';
+comment on function stepquota._describe_pause(stepquota.workflow_step_quota) is 'The circumstances of a pause.';
+comment on function stepquota._describe_period(text, timestamptz, timestamptz) is 'The figures of now for a period an attempt was counted in.';
+comment on function stepquota._describe_start(text, stepquota.workflow_run_steps, uuid, stepquota.workflow_step_quota) is 'The answer of start_workflow_step.';
+comment on function stepquota._check_attempt(integer) is 'Raises WQ001 unless the attempt is 1 or more.';
+comment on function stepquota.start_workflow_step(text, text, text, integer, text, bigint) is
+  'Starts a step attempt: takes a unit, writes its ledger row and sets the run''s place, all in the caller''s transaction; or pauses the run. outcome: started; already_started (counted before, not finished); already_finished (do not execute; step_status says how); quota_paused (wait_id; a resumption will come); held (the tenant is suspended). The key (run, node_path, attempt) makes it safe to ask again. step_type is free text; forEach, loop, parallel, event, human, time, timeout and retry are steps that contain or await others. delivery is the number a claim answered. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed.';
+comment on function stepquota.finish_workflow_step(text, text, text, integer, text, jsonb, bigint) is
+  'Finishes a started attempt as SUCCEEDED, FAILED, RETRY_SCHEDULED or CANCELED; the same again answers the same. Uncounts nothing. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed, WQ008 no such attempt, WQ009 finished with another status.';

@@ -1,0 +1,90 @@
+-- Is it right? Every invariant as a query; a row for each violation.
+
+-- Reads everything, so not for every minute. Takes no locks.
+create or replace function stepquota.verify_all()
+returns table (invariant text, tenant text, object text, detail text)
+language sql
+stable
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $verify_all$
+  -- I1: what the lanes own together is the limit, or what is used where a limit was lowered below it.
+  select 'I1 exact', q.tenant, q.period_start::text,
+         format('limit %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
+           l.used_count, coalesce(l.allowance::text, 'unlimited'))
+    from stepquota.workflow_step_quotas q
+    join (select u.tenant, u.period_start, sum(u.used_count) as used_count,
+                 case when bool_and(u.allowance is not null) then sum(u.allowance) end as allowance
+            from stepquota.workflow_step_usage_lanes u
+           group by u.tenant, u.period_start) l
+      on l.tenant = q.tenant and l.period_start = q.period_start
+   where q.effective_limit is distinct from l.allowance
+     and l.allowance is distinct from greatest(q.effective_limit, l.used_count)
+  union all
+  select 'I1 exact', q.tenant, q.period_start::text, 'the current period has no lane'
+    from stepquota.workflow_step_quotas q
+   where not exists (
+     select 1 from stepquota.workflow_step_usage_lanes u
+      where u.tenant = q.tenant and u.period_start = q.period_start)
+  union all
+  -- I1: more used than the limit ever was in the period.
+  select 'I1 exact', l.tenant, l.period_start::text,
+         format('lane %s used %s of its %s, and the limit was not lowered', l.lane, l.used_count, l.allowance)
+    from stepquota.workflow_step_usage_lanes l
+   where l.used_count > l.allowance
+     and not exists (
+       select 1 from stepquota.quota_events e
+        where e.tenant = l.tenant and e.event_type = 'limit_changed'
+          and (e.details ->> 'period_start')::timestamptz = l.period_start
+          and (e.details ->> 'to')::bigint < coalesce((e.details ->> 'from')::bigint, 9223372036854775807))
+  union all
+  -- I3: units counted with a ledger row, and ledger rows, are the same number in every period.
+  select 'I3 conserved', coalesce(c.tenant, s.tenant), coalesce(c.period_start, s.period_start)::text,
+         format('counter %s, ledger %s', coalesce(c.ledgered_count, 0), coalesce(s.step_count, 0))
+    from (select u.tenant, u.period_start, sum(u.used_count - u.unledgered_count) as ledgered_count
+            from stepquota.workflow_step_usage_lanes u
+           group by u.tenant, u.period_start) c
+    full join stepquota._host_count_all_steps() s on s.tenant = c.tenant and s.period_start = c.period_start
+   where coalesce(c.ledgered_count, 0) <> coalesce(s.step_count, 0)
+  union all
+  -- I5: every run that waits has something it waits for, and will be brought back by.
+  select 'I5 no lost run', r.tenant, r.run_id, 'the run is WAITING and has no open wait'
+    from stepquota.workflow_runs r
+   where r.status = 'WAITING'
+     and not exists (
+       select 1 from stepquota.workflow_run_waits w
+        where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING')
+  union all
+  select 'I5 no lost run', w.tenant, w.run_id,
+         format('wait %s is open, but the run is %s', w.wait_id, coalesce(r.status, 'unknown'))
+    from stepquota.workflow_run_waits w
+    left join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+   where w.status = 'WAITING' and coalesce(r.status, '') not in ('RUNNING', 'WAITING')
+  union all
+  select distinct 'I5 no lost run', w.tenant, w.run_id, 'the run is paused by quota, but its tenant is not among paused_tenants'
+    from stepquota.workflow_run_waits w
+   where w.status = 'WAITING' and w.wait_type = 'quota'
+     and not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant)
+  union all
+  select 'I5 no lost run', p.tenant, p.resumption_id::text,
+         format('the resumption is open, but its run %s is %s', p.run_id, coalesce(r.status, 'unknown'))
+    from stepquota.workflow_run_resumptions p
+    left join stepquota.workflow_runs r on r.tenant = p.tenant and r.run_id = p.run_id
+   where p.status = 'OPEN' and coalesce(r.status, '') not in ('RUNNING', 'WAITING')
+  union all
+  -- I5: a quota wait that was resolved left a resumption or a started step for each of its paths.
+  select 'I5 no lost run', w.tenant, w.run_id, format('quota wait %s was resolved, but nothing goes on at %s', w.wait_id, w.node_path)
+    from stepquota.workflow_run_waits w
+    join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+   where w.wait_type = 'quota' and w.status = 'RESOLVED' and r.status in ('RUNNING', 'WAITING')
+     and not exists (
+       select 1 from stepquota.workflow_run_resumptions p where p.tenant = w.tenant and p.wait_id = w.wait_id)
+     and not exists (
+       select 1 from stepquota.workflow_run_steps s
+        where s.tenant = w.tenant and s.run_id = w.run_id and s.node_path = any (w.node_paths)
+          and s.ledger_month = r.ledger_month);
+$verify_all$;
+
+comment on function stepquota.verify_all() is
+  'Checks the invariants: I1 exact, I3 counter = ledger, I5 no run is lost. A row for each violation: invariant, tenant, object, detail; no row when all holds. Reads all usage and runs.';

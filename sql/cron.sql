@@ -122,7 +122,7 @@ begin
           detail = format('p_schedule is %L: %s.', p_schedule, sqlerrm),
           hint = 'Five fields such as */5 * * * *.';
     end;
-    perform stepquota.record_scheduler_job(v_job.job_name, v_job.schedule, v_job.command);
+    perform stepquota.record_scheduler_job(v_job.job_name, v_job.schedule, v_job.command, current_user::text);
     job_name := v_job.job_name;
     schedule := v_job.schedule;
     command := v_job.command;
@@ -152,14 +152,15 @@ begin
       return next;
     end loop;
   end if;
-  perform stepquota.record_scheduler_job(j.job_name, null, null) from stepquota.list_cron_jobs('') j;
+  perform stepquota.record_scheduler_job(j.job_name, null, null, null) from stepquota.list_cron_jobs('') j;
 end;
 $disable_cron$;
 
 -- For enable_cron and disable_cron, which run with their caller's rights: remembers a job, or forgets
 -- it when the schedule is NULL.
 -- SQLSTATEs: WQ001.
-create or replace function stepquota.record_scheduler_job(p_job_name text, p_schedule text, p_command text)
+create or replace function stepquota.record_scheduler_job(
+  p_job_name text, p_schedule text, p_command text, p_scheduled_by text)
 returns void
 language plpgsql
 volatile
@@ -176,7 +177,7 @@ begin
     return;
   end if;
   insert into stepquota.scheduler_jobs (job_name, schedule, command, scheduled_by, scheduled_at)
-  values (p_job_name, p_schedule, p_command, session_user, v_now)
+  values (p_job_name, p_schedule, p_command, p_scheduled_by, v_now)
   on conflict (job_name) do update
     set schedule = excluded.schedule, command = excluded.command,
         scheduled_by = excluded.scheduled_by, scheduled_at = excluded.scheduled_at;
@@ -191,5 +192,5 @@ comment on function stepquota.enable_cron(text) is
   'Schedules tick() with pg_cron, as the calling role; calling again changes the schedule. Answers job_name, schedule, command. WQ020 pg_cron is missing, WQ021 not granted, WQ022 in another database, WQ023 malformed schedule or pg_cron too old for it, WQ024 the role cannot log in.';
 comment on function stepquota.disable_cron() is
   'Removes the jobs that enable_cron scheduled as the calling role; answers their names. Nothing happens where there are none.';
-comment on function stepquota.record_scheduler_job(text, text, text) is
+comment on function stepquota.record_scheduler_job(text, text, text, text) is
   'For enable_cron and disable_cron: remembers or forgets a job. WQ001 for a missing name.';

@@ -2,15 +2,23 @@
 -- workflow_run_waits, workflow_run_logs. An application that has such tables already gets a file like
 -- this one made for its own; everything else goes through these functions. Each is one statement by
 -- primary key (or by an index named here), and decides nothing.
+--
+-- Those that every step goes through are PL/pgSQL: up to PostgreSQL 17 a function in SQL that cannot be
+-- inlined is planned again in every transaction.
 
 -- tenants ------------------------------------------------------------------------------------------
 
 create or replace function stepquota._host_find_tenant(p_tenant text)
 returns stepquota.tenants
-language sql
+language plpgsql
 stable
 as $_host_find_tenant$
-  select t.* from stepquota.tenants t where t.tenant = p_tenant;
+declare
+  v_tenant stepquota.tenants;
+begin
+  select t.* into v_tenant from stepquota.tenants t where t.tenant = p_tenant;
+  return v_tenant;
+end;
 $_host_find_tenant$;
 
 create or replace function stepquota._host_set_tenant_plan(p_tenant text, p_plan text, p_now timestamptz)
@@ -35,12 +43,17 @@ $_host_find_run$;
 -- Waits for the run's lock. All that changes a run, its steps, waits and resumptions holds it.
 create or replace function stepquota._host_lock_run(p_tenant text, p_run_id text)
 returns stepquota.workflow_runs
-language sql
+language plpgsql
 volatile
 as $_host_lock_run$
-  select r.* from stepquota.workflow_runs r
+declare
+  v_run stepquota.workflow_runs;
+begin
+  select r.* into v_run from stepquota.workflow_runs r
    where r.tenant = p_tenant and r.run_id = p_run_id
      for no key update;
+  return v_run;
+end;
 $_host_lock_run$;
 
 -- The same for who already holds the tenant's quota row and so must not wait for a run.
@@ -70,13 +83,18 @@ $_host_insert_run$;
 create or replace function stepquota._host_set_run(
   p_tenant text, p_run_id text, p_status text, p_node_path text)
 returns stepquota.workflow_runs
-language sql
+language plpgsql
 volatile
 as $_host_set_run$
+declare
+  v_run stepquota.workflow_runs;
+begin
   update stepquota.workflow_runs
      set status = p_status, node_path = p_node_path
    where tenant = p_tenant and run_id = p_run_id
-  returning workflow_runs.*;
+  returning workflow_runs.* into v_run;
+  return v_run;
+end;
 $_host_set_run$;
 
 create or replace function stepquota._host_end_run(
@@ -96,25 +114,32 @@ $_host_end_run$;
 create or replace function stepquota._host_find_step(
   p_tenant text, p_run_id text, p_node_path text, p_attempt integer, p_ledger_month date)
 returns stepquota.workflow_run_steps
-language sql
+language plpgsql
 stable
 as $_host_find_step$
-  select s.* from stepquota.workflow_run_steps s
+declare
+  v_step stepquota.workflow_run_steps;
+begin
+  select s.* into v_step from stepquota.workflow_run_steps s
    where s.tenant = p_tenant and s.run_id = p_run_id and s.node_path = p_node_path
      and s.attempt = p_attempt and s.ledger_month = p_ledger_month;
+  return v_step;
+end;
 $_host_find_step$;
 
 create or replace function stepquota._host_insert_step(
   p_tenant text, p_run_id text, p_node_path text, p_attempt integer, p_ledger_month date,
   p_step_id uuid, p_step_type text, p_period_start timestamptz, p_now timestamptz)
 returns void
-language sql
+language plpgsql
 volatile
 as $_host_insert_step$
+begin
   insert into stepquota.workflow_run_steps
     (tenant, run_id, node_path, attempt, ledger_month, step_id, step_type, status, period_start, started_at)
   values (p_tenant, p_run_id, p_node_path, p_attempt, p_ledger_month, p_step_id, p_step_type, 'STARTED',
     p_period_start, p_now);
+end;
 $_host_insert_step$;
 
 create or replace function stepquota._host_finish_step(
@@ -204,11 +229,16 @@ $_host_find_wait$;
 -- By workflow_run_waits_one_open_quota_wait_a_run.
 create or replace function stepquota._host_find_quota_wait(p_tenant text, p_run_id text)
 returns stepquota.workflow_run_waits
-language sql
+language plpgsql
 stable
 as $_host_find_quota_wait$
-  select w.* from stepquota.workflow_run_waits w
+declare
+  v_wait stepquota.workflow_run_waits;
+begin
+  select w.* into v_wait from stepquota.workflow_run_waits w
    where w.tenant = p_tenant and w.run_id = p_run_id and w.wait_type = 'quota' and w.status = 'WAITING';
+  return v_wait;
+end;
 $_host_find_quota_wait$;
 
 -- By workflow_run_waits_one_wait_a_visit.

@@ -19,16 +19,16 @@ begin
       'Pass the period_start that a reservation answered.');
   end if;
   return query
-    select p.tenant, p.period_start, p.period_end, c.used_count, l.step_count, c.used_count - l.step_count,
+    select p_tenant, p_period_start, p.period_end, c.used_count, l.step_count, c.used_count - l.step_count,
            c.unledgered_count
-      from stepquota.workflow_step_usage_periods p
-     cross join lateral (
-       select coalesce(sum(u.used_count), 0)::bigint as used_count,
-              coalesce(sum(u.unledgered_count), 0)::bigint as unledgered_count
-         from stepquota.workflow_step_usage_lanes u
-        where u.tenant = p.tenant and u.period_start = p.period_start) c
-     cross join lateral (select stepquota._host_count_steps(p.tenant, p.period_start) as step_count) l
-     where p.tenant = p_tenant and p.period_start = p_period_start;
+      from (select coalesce(sum(u.used_count), 0)::bigint as used_count,
+                   coalesce(sum(u.unledgered_count), 0)::bigint as unledgered_count
+              from stepquota.workflow_step_usage_lanes u
+             where u.tenant = p_tenant and u.period_start = p_period_start) c
+     cross join (select stepquota._host_count_steps(p_tenant, p_period_start) as step_count) l
+      left join stepquota.workflow_step_usage_periods p
+        on p.tenant = p_tenant and p.period_start = p_period_start
+     where p.tenant is not null or c.used_count > 0 or l.step_count > 0;
   if not found then
     raise exception using
       errcode = 'WQ018',

@@ -44,7 +44,7 @@ begin
     select q.version, l.used_count, l.used_count >= l.allowance
       into v_version, v_used_count, v_is_exhausted
       from stepquota.workflow_step_quotas q
-      join stepquota.workflow_step_usage_lanes l
+      left join stepquota.workflow_step_usage_lanes l
         on l.tenant = q.tenant and l.period_start = v_quota.period_start and l.lane = 0
      where q.tenant = p_tenant;
     if v_is_exhausted and v_version = v_quota.version then
@@ -58,6 +58,10 @@ begin
     elsif v_version is distinct from v_quota.version then
       v_found := stepquota._find_quota(p_tenant, p_now);
       v_quota := v_found.quota;
+    elsif v_used_count is null then
+      -- The lane is gone, by hand or by a restore: without one there would be no end to this loop.
+      v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
+      perform stepquota._give_limit_to_lane(p_tenant, v_quota.period_start, v_quota.effective_limit);
     end if;
   end loop;
   return stepquota._describe_quota(v_quota, v_used_count, v_allowed);

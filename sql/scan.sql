@@ -22,8 +22,10 @@ end;
 $begin_resume_scan$;
 
 -- Inputs edited by hand announce themselves to nobody. At most once in policy.staleness, paused tenants
--- whose resolution of now differs from the stored one are marked due; so are tenants with open quota
--- waits that are not among the paused ones, and exhaustions whose record was skipped are made up for.
+-- whose resolution of now differs from the stored one are marked due; so are those who have units left
+-- all the same (raised by a REPEATABLE READ transaction that could not see them paused, or no longer
+-- suspended), and tenants with open quota waits that are not among the paused ones. Exhaustions whose
+-- record was skipped are made up for.
 -- Locks: the scan_state row, without waiting; paused_tenants and quota rows, without waiting.
 create or replace function stepquota._mark_edited_tenants(p_now timestamptz)
 returns void
@@ -54,14 +56,16 @@ begin
            q.tenant is null
              or (q.effective_limit, q.period_start, q.valid_until)
                 is distinct from ((r.quota).effective_limit, (r.quota).period_start, (r.quota).valid_until)
-             as is_edited
+             as is_edited,
+           q.effective_limit is null or stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit
+             as has_units_left
       from stepquota.paused_tenants t
       left join stepquota.workflow_step_quotas q on q.tenant = t.tenant
      cross join lateral stepquota._resolve_quota(t.tenant, p_now) r
      where t.due_at > p_now
      order by t.tenant
   loop
-    if v_paused.is_edited then
+    if v_paused.is_edited or v_paused.has_units_left then
       perform 1 from stepquota.paused_tenants t where t.tenant = v_paused.tenant for no key update skip locked;
       if found then
         update stepquota.paused_tenants set due_at = p_now where tenant = v_paused.tenant;

@@ -176,6 +176,9 @@ begin
     delete from stepquota.scheduler_jobs where job_name = p_job_name;
     return;
   end if;
+  perform stepquota._check_name('p_schedule', p_schedule);
+  perform stepquota._check_name('p_command', p_command);
+  perform stepquota._check_name('p_scheduled_by', p_scheduled_by);
   insert into stepquota.scheduler_jobs (job_name, schedule, command, scheduled_by, scheduled_at)
   values (p_job_name, p_schedule, p_command, p_scheduled_by, v_now)
   on conflict (job_name) do update

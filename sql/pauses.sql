@@ -1,8 +1,8 @@
 -- Pausing a run because its tenant may not start a step now, and saying why it is paused.
 
--- Pauses the run at a path: an open quota wait (or the path joins the one there is), the run WAITING,
--- the tenant among the paused ones. A run that comes back from a resumption without having started
--- keeps its place in the queue.
+-- Pauses the run at a path: an open quota wait (or the path joins the one there is), the tenant among
+-- the paused ones, and the run WAITING unless another of its branches works. A run that comes back from
+-- a resumption without having started keeps its place in the queue.
 -- Locks: the caller holds the run, then the quota row FOR SHARE, so that no change of capacity can
 -- slip between the denial and this pause. Then only the tenant's paused_tenants row, for its key.
 create or replace function stepquota._pause_run(
@@ -16,6 +16,7 @@ declare
   v_wait stepquota.workflow_run_waits;
   v_queued_at timestamptz;
   v_wait_id uuid;
+  v_status text;
 begin
   v_wait := stepquota._host_find_quota_wait(p_run.tenant, p_run.run_id);
   v_queued_at := stepquota._enter_resumed_path(p_run.tenant, p_run.run_id, p_node_path, p_now);
@@ -31,8 +32,9 @@ begin
     perform stepquota._record_event(p_run.tenant, 'run_paused', 'info', p_run.run_id,
       p_details || jsonb_build_object('reason', p_reason, 'node_path', p_node_path, 'wait_id', v_wait_id), p_now);
   end if;
-  if p_run.status <> 'WAITING' or p_run.node_path is distinct from p_node_path then
-    perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'WAITING', p_node_path);
+  v_status := case when stepquota._goes_on(p_run) then 'RUNNING' else 'WAITING' end;
+  if p_run.status <> v_status or p_run.node_path is distinct from p_node_path then
+    perform stepquota._host_set_run(p_run.tenant, p_run.run_id, v_status, p_node_path);
   end if;
 
   -- The key's lock makes a removal wait for us; under REPEATABLE READ it also finds out a removed row.
@@ -66,20 +68,35 @@ begin
 end;
 $_leave_quota_wait$;
 
--- After a branch has finished its step: a run none of whose branches works or was just resumed is
--- WAITING, if anything waits in it.
+-- Whether any branch of the run goes on: it works, or was resumed and its runtime is on the way.
+create or replace function stepquota._goes_on(p_run stepquota.workflow_runs)
+returns boolean
+language plpgsql
+stable
+as $_goes_on$
+begin
+  return stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month)
+    or stepquota._has_unentered_resumption(p_run.tenant, p_run.run_id);
+end;
+$_goes_on$;
+
+-- After a branch has finished its step: a run none of whose branches goes on is WAITING, if anything
+-- waits in it. One that is paused by quota stands where it is paused, or nobody could resume it by hand.
 -- Locks: the caller holds the run.
 create or replace function stepquota._settle_run_status(p_run stepquota.workflow_runs)
 returns void
 language plpgsql
 volatile
 as $_settle_run_status$
+declare
+  v_wait stepquota.workflow_run_waits;
 begin
   if p_run.status = 'RUNNING'
      and stepquota._host_has_open_wait(p_run.tenant, p_run.run_id)
-     and not stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month)
-     and not stepquota._has_unentered_resumption(p_run.tenant, p_run.run_id) then
-    perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'WAITING', p_run.node_path);
+     and not stepquota._goes_on(p_run) then
+    v_wait := stepquota._host_find_quota_wait(p_run.tenant, p_run.run_id);
+    perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'WAITING',
+      case when p_run.node_path <> all (v_wait.node_paths) then v_wait.node_paths[1] else p_run.node_path end);
   end if;
 end;
 $_settle_run_status$;
@@ -140,6 +157,7 @@ $workflow_run_quota_pause$;
 comment on function stepquota._pause_run(stepquota.workflow_runs, text, text, timestamptz, jsonb, timestamptz) is
   'Pauses a run at a path; answers the open wait.';
 comment on function stepquota._leave_quota_wait(text, text, text, timestamptz) is 'Takes a path out of the run''s open quota wait.';
+comment on function stepquota._goes_on(stepquota.workflow_runs) is 'Whether any branch of a run works or was resumed.';
 comment on function stepquota._settle_run_status(stepquota.workflow_runs) is 'Sets a run WAITING when none of its branches goes on.';
 comment on function stepquota.workflow_run_quota_pause(text, text) is
   'Why a run is paused: reason (quota, tenant_suspended), the period and its figures of now, paused_since, the wait and its paths, what unblocks it (unblocked_by) and when (unblocks_at; NULL is unknown). No row if it is not paused by quota. WQ001 bad key, WQ002 unknown run.';

@@ -16,6 +16,7 @@ declare
   v_is_new_period boolean;
   v_is_raised boolean;
   v_finding jsonb;
+  v_mark text;
 begin
   v_resolved := stepquota._resolve_quota(p_tenant, p_now);
   v_new := v_resolved.quota;
@@ -23,8 +24,11 @@ begin
   if not found then
     insert into stepquota.workflow_step_quotas values (v_new.*) on conflict (tenant) do nothing;
     if not found then
-      -- Somebody else made the row meanwhile; take their lock like everybody.
+      -- Somebody else made the row meanwhile; take their lock like everybody, and look at the inputs
+      -- again: what was resolved before may be older than what they stored.
       select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
+      v_resolved := stepquota._resolve_quota(p_tenant, p_now);
+      v_new := v_resolved.quota;
     end if;
   end if;
 
@@ -63,8 +67,10 @@ begin
       v_new.reported_period_start := v_new.period_start;
       v_new.reported := '{}';
     end if;
-    if (v_finding ->> 'event_type') <> all (v_new.reported) then
-      v_new.reported := v_new.reported || (v_finding ->> 'event_type');
+    -- Price and product may both be invalid: each is reported.
+    v_mark := concat_ws(' ', v_finding ->> 'event_type', v_finding #>> '{details,object_id}');
+    if v_mark <> all (v_new.reported) then
+      v_new.reported := v_new.reported || v_mark;
       perform stepquota._record_event(p_tenant, v_finding ->> 'event_type', v_finding ->> 'level', null,
         (v_finding -> 'details') || jsonb_build_object('period_start', v_new.period_start), p_now);
     end if;
@@ -144,7 +150,8 @@ begin
   v_is_stored := found;
   if v_is_stored and v_quota.epoch = v_epoch
      and p_now >= v_quota.period_start and p_now < v_quota.valid_until
-     and p_now - v_quota.refreshed_at >= interval '0' and p_now - v_quota.refreshed_at < v_staleness then
+     -- It may have been refreshed a moment after p_now was read: that is no reason to do it again.
+     and p_now - v_quota.refreshed_at > -v_staleness and p_now - v_quota.refreshed_at < v_staleness then
     return (v_quota, true)::stepquota._found_quota;
   end if;
   if v_is_stored then
@@ -173,7 +180,9 @@ returns stepquota.workflow_step_quota
 language sql
 immutable
 as $_describe_quota$
-  select (p_allowed, p_used_count, p_quota.effective_limit, greatest(p_quota.effective_limit - p_used_count, 0),
+  -- Not greatest(): it passes over the NULL of unlimited.
+  select (p_allowed, p_used_count, p_quota.effective_limit,
+          case when p_used_count > p_quota.effective_limit then 0 else p_quota.effective_limit - p_used_count end,
           p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier,
           p_quota.granted_units, p_quota.stripe_subscription_id)::stepquota.workflow_step_quota;
 $_describe_quota$;

@@ -6,24 +6,24 @@
 -- A denial is a plain read of quota row and lane in one statement. It counts only if the lane is used
 -- up there and the quota has not changed since it was chosen; else the decision starts over.
 --
+-- p_found is the quota to decide by, as _find_quota answered it or as the caller holds it locked.
 -- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it.
--- Locks: perhaps the quota row without waiting; then the lane, waiting for who has it. A lane that
--- does not serve after the wait would stay locked, so the attempt is rolled back.
-create or replace function stepquota._take_unit(p_tenant text, p_unledgered_units integer, p_now timestamptz)
+-- Locks: the lane, waiting for who has it; the quota row only if somebody else is changing it. A lane
+-- that does not serve after the wait would stay locked, so the attempt is rolled back.
+create or replace function stepquota._take_unit(
+  p_tenant text, p_found stepquota._found_quota, p_unledgered_units integer, p_now timestamptz)
 returns stepquota.workflow_step_quota
 language plpgsql
 volatile
 as $_take_unit$
 declare
-  v_found stepquota._found_quota;
-  v_quota stepquota.workflow_step_quotas;
+  v_found stepquota._found_quota := p_found;
+  v_quota stepquota.workflow_step_quotas := p_found.quota;
   v_version bigint;
   v_used_count bigint;
   v_is_exhausted boolean;
   v_allowed boolean;
 begin
-  v_found := stepquota._find_quota(p_tenant, p_now);
-  v_quota := v_found.quota;
   loop
     begin
       update stepquota.workflow_step_usage_lanes l
@@ -118,7 +118,7 @@ declare
   v_quota stepquota.workflow_step_quota;
 begin
   perform stepquota._check_tenant(p_tenant);
-  v_quota := stepquota._take_unit(p_tenant, 1, v_now);
+  v_quota := stepquota._take_unit(p_tenant, stepquota._find_quota(p_tenant, v_now), 1, v_now);
   if not v_quota.allowed then
     perform stepquota._record_exhaustion(p_tenant, v_quota, null, v_now);
   end if;
@@ -126,7 +126,7 @@ begin
 end;
 $reserve_workflow_step$;
 
-comment on function stepquota._take_unit(text, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
+comment on function stepquota._take_unit(text, stepquota._found_quota, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
 comment on function stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint) is 'One debug message a reservation.';
 comment on function stepquota._record_exhaustion(text, stepquota.workflow_step_quota, text, timestamptz) is 'Records that a tenant was denied, once a period.';
 comment on function stepquota.reserve_workflow_step(text) is

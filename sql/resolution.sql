@@ -77,7 +77,7 @@ as $_list_quota_candidates$
                 else product_limit.step_limit end as step_limit,
            case when price_limit.state in ('limited', 'unlimited') then 'stripe_price_metadata'
                 else 'stripe_product_metadata' end as limit_place,
-           s.cancel_at_period_end or s.cancel_at <= i.current_period_end as is_due_to_end,
+           coalesce(s.cancel_at_period_end or s.cancel_at <= i.current_period_end, false) as is_due_to_end,
            i.current_period_end
              + case when s.trial_end = i.current_period_end then policy.trial_renewal_grace
                     else policy.renewal_grace end as presumed_until,

@@ -153,16 +153,20 @@ $_refresh_and_resume$;
 
 -- For inputs of very many tenants: every stored quota is resolved again before it is next used, and
 -- every paused tenant is looked at by the next scan.
--- Locks: the policy row, then paused_tenants.
+-- Locks: the policy row, then paused_tenants in tenant order, one by one: Citus locks no rows of several
+-- tenants in one statement.
 create or replace function stepquota._make_all_quotas_stale(p_now timestamptz)
 returns void
 language plpgsql
 volatile
 as $_make_all_quotas_stale$
+declare
+  v_tenant text;
 begin
   update stepquota.policy set epoch = epoch + 1;
-  perform 1 from stepquota.paused_tenants t where t.due_at > p_now order by t.tenant for no key update;
-  update stepquota.paused_tenants set due_at = p_now where due_at > p_now;
+  for v_tenant in select t.tenant from stepquota.paused_tenants t where t.due_at > p_now order by t.tenant loop
+    update stepquota.paused_tenants set due_at = p_now where tenant = v_tenant and due_at > p_now;
+  end loop;
 end;
 $_make_all_quotas_stale$;
 

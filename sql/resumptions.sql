@@ -102,12 +102,13 @@ as $_count_promised_units$
      and cardinality(r.deliveries) < p.stuck_after_deliveries;
 $_count_promised_units$;
 
--- A worker may act under a delivery only while no newer claim of the same resumption exists.
--- SQLSTATEs: WQ007.
+-- A worker may act under a delivery only while no newer claim of the same resumption exists; and none
+-- comes into being before the worker's transaction ends.
+-- Locks: the caller holds the run; then the resumption, waiting. SQLSTATEs: WQ007.
 create or replace function stepquota._check_delivery(p_tenant text, p_run_id text, p_delivery bigint)
 returns void
 language plpgsql
-stable
+volatile
 as $_check_delivery$
 declare
   v_newest bigint;
@@ -117,7 +118,8 @@ begin
   end if;
   select r.delivery into v_newest
     from stepquota.workflow_run_resumptions r
-   where r.tenant = p_tenant and r.run_id = p_run_id and p_delivery = any (r.deliveries);
+   where r.tenant = p_tenant and r.run_id = p_run_id and p_delivery = any (r.deliveries)
+     for no key update;
   if v_newest is distinct from p_delivery then
     raise exception using
       errcode = 'WQ007',
@@ -155,8 +157,9 @@ begin
   if p_max_runs is null or p_max_runs not between 1 and 10000 then
     perform stepquota._refuse_argument('p_max_runs', p_max_runs::text, 'a number from 1 to 10000', 'Claim as many runs as you can take on now.');
   end if;
-  if p_lease is null or p_lease <= interval '0' then
-    perform stepquota._refuse_argument('p_lease', p_lease::text, 'an interval above 0', 'A minute is usual.');
+  -- An endless lease would lose the run of a worker that dies.
+  if p_lease is null or p_lease <= interval '0' or p_lease > interval '1 day' then
+    perform stepquota._refuse_argument('p_lease', p_lease::text, 'an interval above 0, of at most a day', 'A minute is usual.');
   end if;
   if p_tenant is not null then
     perform stepquota._check_tenant(p_tenant);

@@ -105,6 +105,12 @@ as $list_due_tenants$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  if p_limit is null or p_limit < 1 then
+    perform stepquota._refuse_argument('p_limit', p_limit::text, 'a number from 1', 'It bounds one look.');
+  end if;
+  if p_without is null then
+    perform stepquota._refuse_argument('p_without', null, 'an array of tenants', 'Pass ''{}'' to leave out nobody.');
+  end if;
   return query
     select t.tenant from stepquota.paused_tenants t
      where t.due_at <= v_now and t.tenant <> all (p_without)
@@ -134,6 +140,9 @@ declare
   v_context text;
 begin
   perform stepquota._check_tenant(p_tenant);
+  if p_max_runs is null or p_max_runs < 1 then
+    perform stepquota._refuse_argument('p_max_runs', p_max_runs::text, 'a number from 1', 'It bounds one tenant''s turn.');
+  end if;
   runs_resumed := 0;
   begin
     perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update skip locked;
@@ -169,6 +178,11 @@ as $finish_resume_scan$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  if p_scan_id is null or p_tenants_seen is null or p_runs_resumed is null or p_skipped is null
+     or jsonb_typeof(p_errors) is distinct from 'array' then
+    perform stepquota._refuse_argument('each argument', null, 'what resume_scan counted, p_errors an array',
+      'Only resume_scan calls this, with the p_scan_id that begin_resume_scan answered.');
+  end if;
   update stepquota.resume_scans
      set finished_at = v_now, tenants_seen = p_tenants_seen, runs_resumed = p_runs_resumed,
          skipped = p_skipped, errors = p_errors

@@ -54,11 +54,11 @@ begin
     return stepquota._describe_start('held', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
   end if;
 
-  v_quota := stepquota._take_unit(p_tenant, 0, v_now);
+  v_quota := stepquota._take_unit(p_tenant, stepquota._find_quota(p_tenant, v_now), 0, v_now);
   if not v_quota.allowed then
     perform stepquota._record_exhaustion(p_tenant, v_quota, p_run_id, v_now);
-    perform stepquota._share_quota(p_tenant, v_now);
-    v_quota := stepquota._take_unit(p_tenant, 0, v_now);
+    v_quota := stepquota._take_unit(p_tenant, (stepquota._share_quota(p_tenant, v_now), true)::stepquota._found_quota,
+      0, v_now);
   end if;
   if not v_quota.allowed then
     v_wait_id := stepquota._pause_run(v_run, p_node_path, 'quota', v_quota.period_end,
@@ -78,18 +78,29 @@ begin
 end;
 $start_workflow_step$;
 
--- The quota row, locked against every change of capacity until the caller's transaction ends.
--- Locks: the quota row FOR SHARE, waiting.
+-- The quota row, up to date and locked against every change of capacity until the caller's transaction
+-- ends. If it must be refreshed first, the share is given back: two that held it and wanted more would
+-- wait for each other for ever.
+-- Locks: the quota row FOR SHARE, waiting; or FOR NO KEY UPDATE, waiting, then as _refresh_quota.
 create or replace function stepquota._share_quota(p_tenant text, p_now timestamptz)
 returns stepquota.workflow_step_quotas
 language plpgsql
 volatile
 as $_share_quota$
 declare
-  v_quota stepquota.workflow_step_quotas := (stepquota._find_quota(p_tenant, p_now)).quota;
+  v_found stepquota._found_quota;
 begin
-  perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for share;
-  return v_quota;
+  begin
+    perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for share;
+    v_found := stepquota._find_quota(p_tenant, p_now);
+    if v_found.is_trusted then
+      return v_found.quota;
+    end if;
+    raise exception using errcode = 'WQ000', message = 'the share is given back';
+  exception when sqlstate 'WQ000' then
+    null;  -- never leaves this function
+  end;
+  return stepquota._lock_and_refresh_quota(p_tenant, p_now);
 end;
 $_share_quota$;
 

@@ -336,7 +336,9 @@ declare
   v_seen text[] := '{}'::text[];
 begin
   for v_item in
-    select i.value from jsonb_array_elements(coalesce(p_subscription #> '{items,data}', '[]')) i
+    select i.value
+      from jsonb_array_elements(case when jsonb_typeof(p_subscription #> '{items,data}') = 'array'
+             then p_subscription #> '{items,data}' else '[]' end) i
   loop
     if jsonb_typeof(v_item) <> 'object' then
       perform stepquota._refuse_stripe_object(p_subscription, 'items must hold objects');
@@ -364,7 +366,7 @@ begin
       where excluded.fetched_at >= t.fetched_at;
   end loop;
   -- A list that says it has more is only its first page: what is missing there may still exist.
-  if p_deleted_at is not null or not coalesce((p_subscription #>> '{items,has_more}')::boolean, false) then
+  if p_deleted_at is not null or not coalesce(stepquota._read_stripe_flag(p_subscription -> 'items', 'has_more'), false) then
     update stepquota.stripe_subscription_items
        set deleted_at = p_fetched_at, fetched_at = p_fetched_at
      where subscription_id = p_subscription_id and deleted_at is null and id <> all (v_seen);

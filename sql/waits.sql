@@ -36,7 +36,7 @@ begin
   end if;
   v_wait := stepquota._host_insert_wait(p_tenant, gen_random_uuid(), p_run_id, p_node_path, v_attempt, p_wait_type,
     null, p_due_at, v_now, p_payload, v_now);
-  if not stepquota._host_has_working_step(p_tenant, p_run_id, v_run.ledger_month) then
+  if not stepquota._goes_on(v_run) then
     perform stepquota._host_set_run(p_tenant, p_run_id, 'WAITING', p_node_path);
   end if;
   return v_wait;

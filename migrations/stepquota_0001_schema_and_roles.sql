@@ -107,6 +107,7 @@ comment on column stepquota.workflow_step_start.wait_id is 'The open wait that t
 comment on column stepquota.workflow_step_start.step_status is 'The attempt''s status in the ledger; NULL when it was not started.';
 
 comment on type stepquota.workflow_run_resume is 'What resume_workflow_run decided, and the figures it decided on.';
+comment on column stepquota.workflow_run_resume.resumed is 'Whether the run goes on.';
 comment on column stepquota.workflow_run_resume.reason is
   'resumed, quota_exhausted, no_capacity (the units left are promised to runs already resumed) or held.';
 comment on column stepquota.workflow_run_resume.resumption_id is 'The resumption that a runtime will claim; NULL unless resumed.';

@@ -14,6 +14,8 @@ declare
   v_old stepquota.workflow_step_quotas;
   v_new stepquota.workflow_step_quotas;
   v_is_new_period boolean;
+  v_is_known_period boolean := true;
+  v_limit_before bigint;
   v_is_raised boolean;
   v_finding jsonb;
   v_mark text;
@@ -46,6 +48,13 @@ begin
     v_new.reported := v_old.reported;
   end if;
 
+  v_limit_before := v_old.effective_limit;
+  if v_is_new_period then
+    -- A period that was left and is come back to has its lane still, with the limit of then.
+    select l.allowance into v_limit_before from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = v_new.period_start and l.lane = 0;
+    v_is_known_period := found;
+  end if;
   if v_is_new_period or v_old.effective_limit is distinct from v_new.effective_limit then
     perform stepquota._give_limit_to_lane(p_tenant, v_new.period_start, v_new.effective_limit);
   end if;
@@ -56,10 +65,9 @@ begin
       set period_end = excluded.period_end, period_source = excluded.period_source;
   end if;
 
-  if v_old.tenant is not null and not v_is_new_period
-     and v_old.effective_limit is distinct from v_new.effective_limit then
+  if v_is_known_period and v_limit_before is distinct from v_new.effective_limit then
     perform stepquota._record_event(p_tenant, 'limit_changed', 'info', null, jsonb_build_object(
-      'period_start', v_new.period_start, 'from', v_old.effective_limit, 'to', v_new.effective_limit,
+      'period_start', v_new.period_start, 'from', v_limit_before, 'to', v_new.effective_limit,
       'from_source', v_old.limit_source, 'to_source', v_new.limit_source), p_now);
   end if;
   for v_finding in select f.value from jsonb_array_elements(v_resolved.findings) f loop

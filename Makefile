@@ -1,0 +1,31 @@
+# What people type: make demo, make test. "make help" lists the rest.
+# Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
+
+.POSIX:
+.PHONY: help demo test lint clean
+
+help:
+	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
+	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
+	@echo 'make lint   ruff and mypy alone'
+	@echo 'make clean  remove the virtual environment and what tools left behind'
+	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
+
+demo:
+	@sh scripts/make_venv demo
+	@.venv/bin/stepquota demo
+
+test:
+	@sh scripts/make_venv test
+	@sh scripts/install_debian_packages
+	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+lint:
+	@sh scripts/make_venv test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf '{}' +

@@ -1,0 +1,196 @@
+"""Workflow-step quotas inside PostgreSQL, from Python.
+
+Every function here is the SQL function of the same name in the schema ``stepquota``. It takes a
+psycopg 3 connection, works inside the transaction that the connection is in, and never commits::
+
+    with psycopg.connect(...) as connection:
+        start = stepquota.start_workflow_step(connection, "acme", run_id, "root.steps[0]")
+        if start.execute:
+            ...
+
+``stepquota.aio`` has the same functions for asyncio. Answers are the frozen classes of
+``stepquota.results``, errors the classes of ``stepquota.errors``; both can be had from here.
+Tenants and run ids may be str, int or UUID. The caller's row factory, type adapters, search_path,
+time zone and prepared-statement settings make no difference.
+
+Importing this loads psycopg and nothing else beyond the standard library.
+"""
+
+from __future__ import annotations
+
+from . import calls
+from .arguments import Key
+from .errors import (
+    CronInOtherDatabase,
+    CronMissing,
+    CronNotGranted,
+    CronRoleCannotLogIn,
+    CronScheduleNotSupported,
+    InvalidArgument,
+    InvalidPolicyValue,
+    MalformedStripeObject,
+    RunEnded,
+    RunNotQuotaPaused,
+    RunNotWaiting,
+    RunRegisteredDifferently,
+    StaleDelivery,
+    StalePause,
+    StepAlreadyFinished,
+    StepquotaError,
+    UnknownPeriod,
+    UnknownPolicy,
+    UnknownResumption,
+    UnknownRun,
+    UnknownStep,
+    UnknownWait,
+    UnsupportedStripeObject,
+    WaitNotResolvable,
+)
+from .execution import synchronous as _sync
+from .results import (
+    CronJob,
+    InvariantViolation,
+    LimitSource,
+    PauseReason,
+    PeriodSource,
+    PolicyChange,
+    QuotaExplanation,
+    RemovedCronJob,
+    ResumeReason,
+    RunStatus,
+    StatusItem,
+    StatusState,
+    StepOutcome,
+    StepStatus,
+    StripeAction,
+    StripeObjectChange,
+    TierLimitChange,
+    Verdict,
+    WaitStatus,
+    WaitType,
+    WorkflowRun,
+    WorkflowRunQuotaPause,
+    WorkflowRunResume,
+    WorkflowRunResumption,
+    WorkflowRunStep,
+    WorkflowRunWait,
+    WorkflowStepQuota,
+    WorkflowStepStart,
+    WorkflowStepUsageReconciliation,
+)
+
+__all__ = [
+    "CronInOtherDatabase",
+    "CronJob",
+    "CronMissing",
+    "CronNotGranted",
+    "CronRoleCannotLogIn",
+    "CronScheduleNotSupported",
+    "InvalidArgument",
+    "InvalidPolicyValue",
+    "InvariantViolation",
+    "Key",
+    "LimitSource",
+    "MalformedStripeObject",
+    "PauseReason",
+    "PeriodSource",
+    "PolicyChange",
+    "QuotaExplanation",
+    "RemovedCronJob",
+    "ResumeReason",
+    "RunEnded",
+    "RunNotQuotaPaused",
+    "RunNotWaiting",
+    "RunRegisteredDifferently",
+    "RunStatus",
+    "StaleDelivery",
+    "StalePause",
+    "StatusItem",
+    "StatusState",
+    "StepAlreadyFinished",
+    "StepOutcome",
+    "StepStatus",
+    "StepquotaError",
+    "StripeAction",
+    "StripeObjectChange",
+    "TierLimitChange",
+    "UnknownPeriod",
+    "UnknownPolicy",
+    "UnknownResumption",
+    "UnknownRun",
+    "UnknownStep",
+    "UnknownWait",
+    "UnsupportedStripeObject",
+    "Verdict",
+    "WaitNotResolvable",
+    "WaitStatus",
+    "WaitType",
+    "WorkflowRun",
+    "WorkflowRunQuotaPause",
+    "WorkflowRunResume",
+    "WorkflowRunResumption",
+    "WorkflowRunStep",
+    "WorkflowRunWait",
+    "WorkflowStepQuota",
+    "WorkflowStepStart",
+    "WorkflowStepUsageReconciliation",
+    "acknowledge_workflow_run_resumption",
+    "apply_stripe_object",
+    "cancel_workflow_run",
+    "claim_workflow_run_resumptions",
+    "cron_sql",
+    "disable_cron",
+    "enable_cron",
+    "explain_workflow_step_quota",
+    "finish_workflow_run",
+    "finish_workflow_step",
+    "map_stripe_customer",
+    "open_workflow_run_wait",
+    "reconcile_workflow_step_usage",
+    "refresh_workflow_step_quota",
+    "register_workflow_run",
+    "reserve_workflow_step",
+    "resolve_workflow_run_wait",
+    "resolve_workflow_step_quota",
+    "resume_scan",
+    "resume_workflow_run",
+    "set_policy",
+    "set_tenant_plan",
+    "set_tier_limit",
+    "start_workflow_step",
+    "status",
+    "tick",
+    "verify_all",
+    "version",
+    "workflow_run_quota_pause",
+]
+
+reserve_workflow_step = _sync(calls.reserve_workflow_step)
+resolve_workflow_step_quota = _sync(calls.resolve_workflow_step_quota)
+refresh_workflow_step_quota = _sync(calls.refresh_workflow_step_quota)
+explain_workflow_step_quota = _sync(calls.explain_workflow_step_quota)
+register_workflow_run = _sync(calls.register_workflow_run)
+start_workflow_step = _sync(calls.start_workflow_step)
+finish_workflow_step = _sync(calls.finish_workflow_step)
+finish_workflow_run = _sync(calls.finish_workflow_run)
+cancel_workflow_run = _sync(calls.cancel_workflow_run)
+open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
+resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
+resume_workflow_run = _sync(calls.resume_workflow_run)
+resume_scan = _sync(calls.resume_scan)
+tick = _sync(calls.tick)
+claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
+acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
+reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
+set_tenant_plan = _sync(calls.set_tenant_plan)
+set_tier_limit = _sync(calls.set_tier_limit)
+set_policy = _sync(calls.set_policy)
+map_stripe_customer = _sync(calls.map_stripe_customer)
+apply_stripe_object = _sync(calls.apply_stripe_object)
+enable_cron = _sync(calls.enable_cron)
+disable_cron = _sync(calls.disable_cron)
+cron_sql = _sync(calls.cron_sql)
+status = _sync(calls.status)
+verify_all = _sync(calls.verify_all)
+version = _sync(calls.version)

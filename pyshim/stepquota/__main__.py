@@ -1,0 +1,5 @@
+"""``python -m stepquota`` is the command ``stepquota``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The functions of ``stepquota`` for asyncio: the same names, to be awaited.
+
+They take a :class:`psycopg.AsyncConnection`. Everything else is as in ``stepquota``: the answers,
+the errors, and that nothing here commits.
+"""
+
+from __future__ import annotations
+
+from . import calls
+from .execution import asynchronous as _async
+
+__all__ = [
+    "acknowledge_workflow_run_resumption",
+    "apply_stripe_object",
+    "cancel_workflow_run",
+    "claim_workflow_run_resumptions",
+    "cron_sql",
+    "disable_cron",
+    "enable_cron",
+    "explain_workflow_step_quota",
+    "finish_workflow_run",
+    "finish_workflow_step",
+    "map_stripe_customer",
+    "open_workflow_run_wait",
+    "reconcile_workflow_step_usage",
+    "refresh_workflow_step_quota",
+    "register_workflow_run",
+    "reserve_workflow_step",
+    "resolve_workflow_run_wait",
+    "resolve_workflow_step_quota",
+    "resume_scan",
+    "resume_workflow_run",
+    "set_policy",
+    "set_tenant_plan",
+    "set_tier_limit",
+    "start_workflow_step",
+    "status",
+    "tick",
+    "verify_all",
+    "version",
+    "workflow_run_quota_pause",
+]
+
+reserve_workflow_step = _async(calls.reserve_workflow_step)
+resolve_workflow_step_quota = _async(calls.resolve_workflow_step_quota)
+refresh_workflow_step_quota = _async(calls.refresh_workflow_step_quota)
+explain_workflow_step_quota = _async(calls.explain_workflow_step_quota)
+register_workflow_run = _async(calls.register_workflow_run)
+start_workflow_step = _async(calls.start_workflow_step)
+finish_workflow_step = _async(calls.finish_workflow_step)
+finish_workflow_run = _async(calls.finish_workflow_run)
+cancel_workflow_run = _async(calls.cancel_workflow_run)
+open_workflow_run_wait = _async(calls.open_workflow_run_wait)
+resolve_workflow_run_wait = _async(calls.resolve_workflow_run_wait)
+resume_workflow_run = _async(calls.resume_workflow_run)
+resume_scan = _async(calls.resume_scan)
+tick = _async(calls.tick)
+claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
+acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
+workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
+reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
+set_tenant_plan = _async(calls.set_tenant_plan)
+set_tier_limit = _async(calls.set_tier_limit)
+set_policy = _async(calls.set_policy)
+map_stripe_customer = _async(calls.map_stripe_customer)
+apply_stripe_object = _async(calls.apply_stripe_object)
+enable_cron = _async(calls.enable_cron)
+disable_cron = _async(calls.disable_cron)
+cron_sql = _async(calls.cron_sql)
+status = _async(calls.status)
+verify_all = _async(calls.verify_all)
+version = _async(calls.version)

@@ -1,0 +1,788 @@
+"""The SQL functions of stepquota, each written once: parameters, defaults, answer, documentation.
+
+A function here makes the :class:`Call` of the SQL function of the same name and touches no
+connection. ``stepquota`` and ``stepquota.aio`` make of each a function that takes a connection
+before these parameters and carries the call out; signatures and documentation are those given here.
+"""
+
+# No "from __future__ import annotations": the signatures shown by help() are made of real types.
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from psycopg.rows import BaseRowFactory, args_row, scalar_row
+
+from . import results
+from .arguments import Argument, Key, int4, int8, interval, jsonb, key, text, timestamptz, uuid
+
+Answer = TypeVar("Answer")
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """A statement that calls one SQL function, and how to read what it returns.
+
+    Attributes:
+        function: the name of the SQL function.
+        statement: one statement, with a %s for each parameter.
+        parameters: the values.
+        make_row: makes one row of the answer from the columns of one row.
+        make_answer: makes the answer from all rows. None for a procedure, which answers nothing,
+            commits as it goes and so cannot be called inside a transaction.
+    """
+
+    function: str
+    statement: bytes
+    parameters: tuple[object, ...]
+    make_row: BaseRowFactory[Any]
+    make_answer: Callable[[list[Any]], Answer] | None
+
+
+# -- Reserve, resolve, explain
+
+
+def reserve_workflow_step(tenant: Key) -> Call[results.WorkflowStepQuota]:
+    """Take one unit of the tenant's quota, if there is one, for a caller that keeps its own ledger.
+
+    Every call counts; nothing makes it idempotent. Runtimes that let stepquota keep the ledger use
+    start_workflow_step instead. A denial is an answer with ``allowed`` False, not an error.
+
+    Args:
+        tenant: the tenant. One that is not known gets the default tier on the calendar month.
+
+    Returns:
+        The quota after it. ``used_count`` contains the unit when ``allowed``.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+    """
+    return _row(results.WorkflowStepQuota, "reserve_workflow_step", tenant=key(tenant))
+
+
+def resolve_workflow_step_quota(tenant: Key) -> Call[results.WorkflowStepQuota]:
+    """The tenant's quota of the current period and its use, without taking anything.
+
+    Args:
+        tenant: the tenant.
+
+    Returns:
+        The quota; ``allowed`` says whether a unit is free.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+    """
+    return _row(results.WorkflowStepQuota, "resolve_workflow_step_quota", tenant=key(tenant))
+
+
+def refresh_workflow_step_quota(tenant: Key) -> Call[results.WorkflowStepQuota]:
+    """Resolve the tenant's quota anew from its inputs, store it, and resume what can go on.
+
+    For inputs that were edited by hand; whatever is changed through stepquota's functions is
+    refreshed by them.
+
+    Args:
+        tenant: the tenant.
+
+    Returns:
+        The quota after it.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+    """
+    return _row(results.WorkflowStepQuota, "refresh_workflow_step_quota", tenant=key(tenant))
+
+
+def explain_workflow_step_quota(tenant: Key) -> Call[tuple[results.QuotaExplanation, ...]]:
+    """How the tenant's quota comes about: what was looked at, what won, and why the others lost.
+
+    Args:
+        tenant: the tenant.
+
+    Returns:
+        Lines for people, in the order in which they are to be read.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+    """
+    return _rows(results.QuotaExplanation, "explain_workflow_step_quota", tenant=key(tenant))
+
+
+# -- Runs and their steps
+
+
+def register_workflow_run(
+    tenant: Key, run_id: Key, workflow: str | None = None, runtime: str = "default"
+) -> Call[results.WorkflowRun]:
+    """Register a run, which counts nothing. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run's key, unique within the tenant.
+        workflow: the workflow's name, for people.
+        runtime: the program family that executes the run; only it will claim its resumptions.
+
+    Returns:
+        The run: RUNNING when it is new, else as it is.
+
+    Raises:
+        InvalidArgument: a key or a name is None, empty or too long.
+        RunRegisteredDifferently: the run exists with another workflow or runtime.
+    """
+    return _row(
+        results.WorkflowRun,
+        "register_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        workflow=text(workflow),
+        runtime=text(runtime),
+    )
+
+
+def start_workflow_step(
+    tenant: Key,
+    run_id: Key,
+    node_path: str,
+    attempt: int = 1,
+    step_type: str = "action",
+    delivery: int | None = None,
+) -> Call[results.WorkflowStepStart]:
+    """Ask for one attempt of a step: take a unit and write the ledger row, or pause the run.
+
+    Execute the step when the answer's ``execute`` is True. Asking again for the same attempt gives
+    the same decision and counts nothing; a refusal is decided anew each time.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        node_path: one visit of one node, with the iteration of every loop around it, for instance
+            ``root.steps[0].body[7]``.
+        attempt: the number of the try, from 1. Every try counts one unit.
+        step_type: what kind of step: ``action``, ``forEach``, ``event`` and so on.
+        delivery: the number that came with the claimed resumption, so that a worker that lost its
+            lease is refused. None takes no part in that.
+
+    Returns:
+        The decision and the quota's figures. When it is ``quota_paused`` the run is WAITING at this
+        node, or will be when its other branches wait as well, and goes on by itself.
+
+    Raises:
+        InvalidArgument: an argument is None, empty, out of range or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+        StaleDelivery: the resumption was delivered to another worker since.
+        psycopg.errors.LockNotAvailable: another transaction held the run or the counter for longer
+            than ``lock_timeout``.
+    """
+    return _row(
+        results.WorkflowStepStart,
+        "start_workflow_step",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        node_path=text(node_path),
+        attempt=int4(attempt),
+        step_type=text(step_type),
+        delivery=int8(delivery),
+    )
+
+
+def finish_workflow_step(
+    tenant: Key,
+    run_id: Key,
+    node_path: str,
+    attempt: int,
+    status: Literal["SUCCEEDED", "FAILED", "RETRY_SCHEDULED", "CANCELED"],
+    error: object = None,
+    delivery: int | None = None,
+) -> Call[results.WorkflowRunStep]:
+    """Record how an attempt ended. The unit stays used. Safe to call again with the same status.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        node_path: the visit.
+        attempt: the number of the try.
+        status: how it ended.
+        error: what it failed with: anything that the json module can write.
+        delivery: the number that came with the claimed resumption.
+
+    Returns:
+        The ledger row after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty, out of range or not a known word.
+        UnknownRun: the tenant has no such run.
+        UnknownStep: the attempt was never started.
+        StepAlreadyFinished: it is finished with another status.
+        RunEnded: the run has ended.
+        StaleDelivery: the resumption was delivered to another worker since.
+    """
+    return _row(
+        results.WorkflowRunStep,
+        "finish_workflow_step",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        node_path=text(node_path),
+        attempt=int4(attempt),
+        status=text(status),
+        error=jsonb(error),
+        delivery=int8(delivery),
+    )
+
+
+def finish_workflow_run(
+    tenant: Key,
+    run_id: Key,
+    status: Literal["SUCCEEDED", "FAILED", "CANCELED"],
+    error: object = None,
+    delivery: int | None = None,
+) -> Call[results.WorkflowRun]:
+    """Record how a run ended, which also closes its waits and resumptions.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        status: how it ended.
+        error: what it failed with: anything that the json module can write.
+        delivery: the number that came with the claimed resumption.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: a key is None, empty or too long, or the status is not a known word.
+        UnknownRun: the tenant has no such run.
+        RunEnded: it ended before, with another status.
+        StaleDelivery: the resumption was delivered to another worker since.
+    """
+    return _row(
+        results.WorkflowRun,
+        "finish_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        status=text(status),
+        error=jsonb(error),
+        delivery=int8(delivery),
+    )
+
+
+def cancel_workflow_run(tenant: Key, run_id: Key) -> Call[results.WorkflowRun]:
+    """Cancel a run with its started attempts, waits and resumptions. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: a key is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: it ended before, otherwise than by being cancelled.
+    """
+    return _row(results.WorkflowRun, "cancel_workflow_run", tenant=key(tenant), run_id=key(run_id))
+
+
+# -- Waits
+
+
+def open_workflow_run_wait(
+    tenant: Key,
+    run_id: Key,
+    node_path: str,
+    wait_type: Literal["event", "retry", "human", "timeout", "time"],
+    due_at: datetime | None = None,
+    payload: object = None,
+) -> Call[results.WorkflowRunWait]:
+    """Let a run wait for an event, a person, a moment or the next try.
+
+    It counts nothing: entering the wait was counted when its step was started. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        node_path: the visit that waits.
+        wait_type: what for.
+        due_at: when it resolves by itself, with a time zone. None is never, which waits of type
+            time, timeout and retry do not allow.
+        payload: kept with the wait: anything that the json module can write.
+
+    Returns:
+        The wait.
+
+    Raises:
+        ValueError: due_at has no time zone.
+        InvalidArgument: an argument is None, empty, too long or not a known word.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRunWait,
+        "open_workflow_run_wait",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        node_path=text(node_path),
+        wait_type=text(wait_type),
+        due_at=timestamptz(due_at),
+        payload=jsonb(payload),
+    )
+
+
+def resolve_workflow_run_wait(
+    tenant: Key, wait_id: UUID | str, payload: object = None
+) -> Call[results.WorkflowRunWait]:
+    """Resolve a wait: the run goes on and a resumption tells its runtime so. Safe to call again.
+
+    Starting the attempt that waited then answers ``already_started``, which counts nothing.
+
+    Args:
+        tenant: the tenant.
+        wait_id: the wait.
+        payload: handed on with the resumption: anything that the json module can write.
+
+    Returns:
+        The wait after it.
+
+    Raises:
+        ValueError: wait_id is a text that is no UUID.
+        InvalidArgument: the tenant is None, empty or too long, or the wait is None.
+        UnknownWait: the tenant has no such wait.
+        WaitNotResolvable: it is a quota wait, or it was cancelled.
+    """
+    return _row(
+        results.WorkflowRunWait,
+        "resolve_workflow_run_wait",
+        tenant=key(tenant),
+        wait_id=uuid(wait_id),
+        payload=jsonb(payload),
+    )
+
+
+# -- Resume
+
+
+def resume_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRunResume]:
+    """Resume one run by hand that is paused by quota. It takes no unit and bypasses nothing.
+
+    The run reserves again when it enters its step. For the operator's role.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        Whether it goes on and if not why, with the figures; a quota that is still used up is an
+        answer and no error.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+        RunNotWaiting: the run is not WAITING.
+        RunNotQuotaPaused: it waits for something else.
+        StalePause: its pause is of another node than it stands at.
+    """
+    return _row(
+        results.WorkflowRunResume,
+        "resume_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def resume_scan(batch_size: int = 100) -> Call[None]:
+    """Resume every run that can go on, tenant by tenant in turns, for at most policy.scan_seconds.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        batch_size: how many runs it resumes in one transaction at most, from 1 to 100000.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: the number is None or out of range.
+    """
+    return _procedure("resume_scan", batch_size=int4(batch_size))
+
+
+def tick() -> Call[None]:
+    """Do all work that is due, for schedulers other than pg_cron. Call it about once a minute.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+    """
+    return _procedure("tick")
+
+
+def claim_workflow_run_resumptions(
+    worker: str,
+    max_runs: int = 100,
+    lease: timedelta = timedelta(minutes=1),
+    runtime: str = "default",
+    tenant: Key | None = None,
+) -> Call[tuple[results.WorkflowRunResumption, ...]]:
+    """Claim runs to go on with. Nobody else may claim them until the lease is over.
+
+    Commit before going on with them. Each is delivered at least once: enter its paths again with
+    start_workflow_step, which acknowledges it.
+
+    Args:
+        worker: who claims, for people.
+        max_runs: how many at most, from 1 to 10000.
+        lease: for how long, at most a day; a worker that dies gives them free by then.
+        runtime: the program family that asks.
+        tenant: only this tenant's; None is all tenants'.
+
+    Returns:
+        The resumptions, those of one tenant oldest first.
+
+    Raises:
+        InvalidArgument: a name is None, empty or too long, or a number is out of range.
+    """
+    return _rows(
+        results.WorkflowRunResumption,
+        "claim_workflow_run_resumptions",
+        worker=text(worker),
+        max_runs=int4(max_runs),
+        lease=interval(lease),
+        runtime=text(runtime),
+        tenant=key(tenant),
+    )
+
+
+def acknowledge_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) -> Call[bool]:
+    """Say that the runtime has stored a resumption durably, so that it is not delivered again.
+
+    Not needed by a runtime that enters the paths again, which acknowledges. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        resumption_id: the resumption.
+
+    Returns:
+        True if this call acknowledged it, False if it was acknowledged already.
+
+    Raises:
+        ValueError: resumption_id is a text that is no UUID.
+        InvalidArgument: the tenant is None, empty or too long, or the resumption is None.
+        UnknownResumption: the tenant has no such resumption.
+    """
+    return _scalar(
+        bool,
+        "acknowledge_workflow_run_resumption",
+        tenant=key(tenant),
+        resumption_id=uuid(resumption_id),
+    )
+
+
+def workflow_run_quota_pause(
+    tenant: Key, run_id: Key
+) -> Call[results.WorkflowRunQuotaPause | None]:
+    """Why a run is paused by quota, since when, and what will let it go on.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+
+    Returns:
+        The pause, or None if quota does not pause the run.
+
+    Raises:
+        InvalidArgument: a key is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+    """
+    return _optional_row(
+        results.WorkflowRunQuotaPause,
+        "workflow_run_quota_pause",
+        tenant=key(tenant),
+        run_id=key(run_id),
+    )
+
+
+# -- Reconcile
+
+
+def reconcile_workflow_step_usage(
+    tenant: Key, period_start: datetime
+) -> Call[results.WorkflowStepUsageReconciliation]:
+    """Compare the counter of a period with its ledger. It changes nothing.
+
+    Args:
+        tenant: the tenant.
+        period_start: the start of the period, exactly, with a time zone.
+
+    Returns:
+        Both and their difference.
+
+    Raises:
+        ValueError: period_start has no time zone.
+        InvalidArgument: the tenant is None, empty or too long, or the period is None.
+        UnknownPeriod: the tenant has no period that starts there.
+    """
+    return _row(
+        results.WorkflowStepUsageReconciliation,
+        "reconcile_workflow_step_usage",
+        tenant=key(tenant),
+        period_start=timestamptz(period_start),
+    )
+
+
+# -- Plans, tiers, policy
+
+
+def set_tenant_plan(tenant: Key, plan: str | None) -> Call[results.WorkflowStepQuota]:
+    """Set the tier of a tenant, and resume what can go on.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        plan: the tier; None is served by the default tier.
+
+    Returns:
+        The quota after it.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or there is no such tier.
+    """
+    return _row(results.WorkflowStepQuota, "set_tenant_plan", tenant=key(tenant), plan=text(plan))
+
+
+def set_tier_limit(tier: str, step_limit: int | None) -> Call[results.TierLimitChange]:
+    """Set the default limit of a tier, and resume what can go on. Recorded.
+
+    Args:
+        tier: the tier; it is added if it is not known. A tier of its own gives one tenant a special
+            limit.
+        step_limit: steps a period; None is unlimited.
+
+    Returns:
+        The limit and the one before.
+
+    Raises:
+        InvalidArgument: the tier is None, empty or too long, or the limit is not positive.
+    """
+    return _row(
+        results.TierLimitChange, "set_tier_limit", tier=text(tier), step_limit=int8(step_limit)
+    )
+
+
+def set_policy(name: str, value: str) -> Call[results.PolicyChange]:
+    """Set one rule of the installation, and resume what can go on. Recorded.
+
+    Args:
+        name: a column of the table stepquota.policy.
+        value: the value, as PostgreSQL reads it: ``true``, ``72 hours``, ``solo``.
+
+    Returns:
+        The value and the one before.
+
+    Raises:
+        UnknownPolicy: there is no policy of that name, or it is not to be set this way.
+        InvalidPolicyValue: the value does not fit.
+    """
+    return _row(results.PolicyChange, "set_policy", name=text(name), value=text(value))
+
+
+# -- Stripe
+
+
+def map_stripe_customer(customer: str, tenant: Key) -> Call[tuple[results.StripeObjectChange, ...]]:
+    """Say which tenant a Stripe customer belongs to. It goes before what metadata says.
+
+    Args:
+        customer: the customer's id at Stripe.
+        tenant: the tenant.
+
+    Returns:
+        What changed.
+
+    Raises:
+        InvalidArgument: the customer or the tenant is None, empty or too long.
+    """
+    return _rows(
+        results.StripeObjectChange,
+        "map_stripe_customer",
+        customer=text(customer),
+        tenant=key(tenant),
+    )
+
+
+def apply_stripe_object(
+    object: object,  # noqa: A002 - its name in SQL
+    fetched_at: datetime,
+) -> Call[tuple[results.StripeObjectChange, ...]]:
+    """Write what Stripe answered into the mirror, refresh the quotas it concerns, and resume.
+
+    For products, prices, customers, subscriptions with their items and expanded parts, and deleted
+    objects. Both shapes of a subscription are read: with the period on the items, and, from API
+    versions before 2025-03-31.basil, on the subscription.
+
+    Args:
+        object: the object as Stripe's API answers it: a dict.
+        fetched_at: the database's clock, read before Stripe was asked. An answer older than the
+            stored one changes nothing.
+
+    Returns:
+        What became of the object and of each part of it.
+
+    Raises:
+        ValueError: fetched_at has no time zone.
+        InvalidArgument: fetched_at is None.
+        MalformedStripeObject: it is not an object of the shape of its type.
+        UnsupportedStripeObject: the mirror keeps no objects of its type.
+    """
+    return _rows(
+        results.StripeObjectChange,
+        "apply_stripe_object",
+        object=jsonb(object),
+        fetched_at=timestamptz(fetched_at),
+    )
+
+
+# -- Scheduling
+
+
+def enable_cron(schedule: str = "*/5 * * * *") -> Call[tuple[results.CronJob, ...]]:
+    """Schedule the recurring work with pg_cron. Safe to call again.
+
+    Args:
+        schedule: when the scan runs, in cron's notation.
+
+    Returns:
+        The scheduled jobs.
+
+    Raises:
+        CronMissing: pg_cron is not installed in this database.
+        CronNotGranted: the caller may not use it.
+        CronInOtherDatabase: it runs in another database.
+        CronScheduleNotSupported: the schedule is malformed, or this pg_cron is too old for it.
+        CronRoleCannotLogIn: the role that would run the job cannot log in.
+    """
+    return _rows(results.CronJob, "enable_cron", schedule=text(schedule))
+
+
+def disable_cron() -> Call[tuple[results.RemovedCronJob, ...]]:
+    """Take the recurring work out of pg_cron. Safe to call again.
+
+    Returns:
+        The removed jobs; empty if there was none.
+    """
+    return _rows(results.RemovedCronJob, "disable_cron")
+
+
+def cron_sql() -> Call[tuple[str, ...]]:
+    """The statements that set up scheduling here, for somebody with the rights to run them by hand.
+
+    Returns:
+        Statements and comments, in the order in which they are to be run.
+    """
+    return _scalars(str, "cron_sql")
+
+
+# -- Health
+
+
+def status() -> Call[tuple[results.StatusItem, ...]]:
+    """The installation's wiring and health.
+
+    Returns:
+        One item for each thing that was looked at.
+    """
+    return _rows(results.StatusItem, "status")
+
+
+def verify_all() -> Call[tuple[results.InvariantViolation, ...]]:
+    """Check what must always hold. It changes nothing and reads much.
+
+    Returns:
+        What does not hold; empty when all is well.
+    """
+    return _rows(results.InvariantViolation, "verify_all")
+
+
+def version() -> Call[str]:
+    """The release that the installed SQL functions are of, as major.minor.patch.
+
+    Returns:
+        The release. That of this package is ``importlib.metadata.version("stepquota")``.
+    """
+    return _scalar(str, "version")
+
+
+# -- How a call is put together
+
+
+def _row(result: type[Row], function: str, **arguments: Argument) -> Call[Row]:
+    return _call(function, arguments, result, _the_only)
+
+
+def _optional_row(result: type[Row], function: str, **arguments: Argument) -> Call[Row | None]:
+    return _call(function, arguments, result, _the_only_or_none)
+
+
+def _rows(result: type[Row], function: str, **arguments: Argument) -> Call[tuple[Row, ...]]:
+    return _call(function, arguments, result, tuple)
+
+
+def _scalar(result: type[Row], function: str, **arguments: Argument) -> Call[Row]:
+    return _call(function, arguments, None, _the_only)
+
+
+def _scalars(result: type[Row], function: str, **arguments: Argument) -> Call[tuple[Row, ...]]:
+    return _call(function, arguments, None, tuple)
+
+
+def _procedure(function: str, **arguments: Argument) -> Call[None]:
+    return _call(function, arguments, None, None)
+
+
+def _call(
+    function: str,
+    arguments: dict[str, Argument],
+    result: type[Any] | None,
+    make_answer: Callable[[list[Any]], Answer] | None,
+) -> Call[Answer]:
+    statement = _statement(
+        "call" if make_answer is None else "select",
+        function,
+        tuple((name, argument.sql_type) for name, argument in arguments.items()),
+        tuple(field.name for field in fields(result)) if result else (),
+    )
+    parameters = tuple(
+        argument.convert(name, argument.value) for name, argument in arguments.items()
+    )
+    make_row = scalar_row if result is None else args_row(result)
+    return Call(function, statement, parameters, make_row, make_answer)
+
+
+@cache
+def _statement(
+    verb: str, function: str, parameters: tuple[tuple[str, str], ...], columns: tuple[str, ...]
+) -> bytes:
+    # Every name has its schema, so no search_path matters; every parameter has its type, so none is
+    # guessed; and the columns are named, so a newer database may answer with more of them.
+    arguments = ", ".join(f"p_{name} => %s::pg_catalog.{type_}" for name, type_ in parameters)
+    call = f"stepquota.{function}({arguments})"
+    if not columns:
+        return f"{verb} {call}".encode()
+    selected = ", ".join(f'"{column}"' for column in columns)
+    return f"{verb} {selected} from {call}".encode()
+
+
+def _the_only(rows: list[Row]) -> Row:
+    (row,) = rows
+    return row
+
+
+def _the_only_or_none(rows: list[Row]) -> Row | None:
+    return rows[0] if rows else None

@@ -1,0 +1,408 @@
+"""What the functions answer: one frozen class for each kind of row, its fields the row's columns.
+
+Counts and limits are units, one for each step attempt. A limit of None is unlimited. Every moment
+is a datetime in UTC, whatever the session's time zone. JSON columns are what the json module reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
+
+__all__ = [
+    "CronJob",
+    "InvariantViolation",
+    "LimitSource",
+    "PauseReason",
+    "PeriodSource",
+    "PolicyChange",
+    "QuotaExplanation",
+    "RemovedCronJob",
+    "ResumeReason",
+    "RunStatus",
+    "StatusItem",
+    "StatusState",
+    "StepOutcome",
+    "StepStatus",
+    "StripeAction",
+    "StripeObjectChange",
+    "TierLimitChange",
+    "Verdict",
+    "WaitStatus",
+    "WaitType",
+    "WorkflowRun",
+    "WorkflowRunQuotaPause",
+    "WorkflowRunResume",
+    "WorkflowRunResumption",
+    "WorkflowRunStep",
+    "WorkflowRunWait",
+    "WorkflowStepQuota",
+    "WorkflowStepStart",
+    "WorkflowStepUsageReconciliation",
+]
+
+PeriodSource: TypeAlias = Literal["stripe_subscription", "presumed_renewal", "fallback_calendar"]
+"""Where the period was found. After a period's end the next is presumed until the renewal comes."""
+
+LimitSource: TypeAlias = Literal[
+    "stripe_price_metadata", "stripe_product_metadata", "tier_default", "unlimited_metadata"
+]
+"""Where the limit was found."""
+
+RunStatus: TypeAlias = Literal["RUNNING", "WAITING", "SUCCEEDED", "FAILED", "CANCELED"]
+StepStatus: TypeAlias = Literal["STARTED", "SUCCEEDED", "FAILED", "RETRY_SCHEDULED", "CANCELED"]
+StepOutcome: TypeAlias = Literal[
+    "started", "already_started", "already_finished", "quota_paused", "held"
+]
+WaitType: TypeAlias = Literal["event", "retry", "human", "timeout", "time", "quota"]
+WaitStatus: TypeAlias = Literal["WAITING", "RESOLVED", "CANCELED"]
+
+PauseReason: TypeAlias = Literal["quota", "tenant_suspended"]
+"""Why a run is paused: its tenant's quota is used up, or its tenant is suspended."""
+
+ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "held"]
+Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
+StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
+StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepQuota:
+    """A tenant's quota of the current period, and how much of it is used.
+
+    Attributes:
+        allowed: after a reservation whether the unit was taken, else whether one is free.
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        remaining: units left, never below 0; None is unlimited.
+        period_start: start of the period, included.
+        period_end: end of the period, excluded; it may move.
+        period_source: where the period was found.
+        limit_source: where the limit was found.
+        tier: the tier whose default limit would apply.
+        granted_units: units granted on top of the limit, contained in effective_limit.
+        stripe_subscription_id: the subscription that gave the period; None on the calendar.
+    """
+
+    allowed: bool
+    used_count: int
+    effective_limit: int | None
+    remaining: int | None
+    period_start: datetime
+    period_end: datetime
+    period_source: PeriodSource
+    limit_source: LimitSource
+    tier: str
+    granted_units: int
+    stripe_subscription_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepStart:
+    """What start_workflow_step decided, and the quota's figures of now.
+
+    Attributes:
+        outcome: started; already_started, the same attempt asked again; already_finished;
+            quota_paused, the run waits for quota; held, the run or its tenant is stopped by hand.
+        step_id: the attempt's row in the ledger; None when it was not started.
+        wait_id: the open wait that the run is paused by; None when it was started.
+        step_status: the attempt's status in the ledger; None when it was not started.
+
+    The others are those of :class:`WorkflowStepQuota`.
+    """
+
+    outcome: StepOutcome
+    step_id: UUID | None
+    wait_id: UUID | None
+    allowed: bool
+    used_count: int
+    effective_limit: int | None
+    remaining: int | None
+    period_start: datetime
+    period_end: datetime
+    period_source: PeriodSource
+    limit_source: LimitSource
+    tier: str
+    granted_units: int
+    stripe_subscription_id: str | None
+    step_status: StepStatus | None
+
+    @property
+    def execute(self) -> bool:
+        """Whether to execute the step now: it is started, by this call or by one before it."""
+        return self.outcome in ("started", "already_started")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRunResume:
+    """What resume_workflow_run decided, and the figures that it decided on.
+
+    Attributes:
+        resumed: whether the run goes on.
+        reason: resumed; quota_exhausted; no_capacity, the units left are promised to runs that were
+            resumed before; held, the run or its tenant is stopped by hand.
+        resumption_id: the resumption that a runtime will claim; None unless resumed.
+    """
+
+    resumed: bool
+    reason: ResumeReason
+    used_count: int
+    effective_limit: int | None
+    period_start: datetime
+    period_end: datetime
+    period_source: PeriodSource
+    limit_source: LimitSource
+    resumption_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRun:
+    """One execution of a workflow.
+
+    Attributes:
+        runtime: the program family that executes it.
+        node_path: where it stands: the path last started, or the one it was paused at.
+        ledger_month: the month it was registered in, which is where all its attempts are kept.
+        error: what it failed with.
+    """
+
+    tenant: str
+    run_id: str
+    workflow: str | None
+    runtime: str
+    status: RunStatus
+    node_path: str | None
+    ledger_month: date
+    error: Any
+    registered_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRunStep:
+    """One counted attempt of a step: a row of the ledger.
+
+    Attributes:
+        attempt: the number of the try, from 1.
+        period_start: the period that it was counted in.
+        error: what it failed with.
+    """
+
+    tenant: str
+    run_id: str
+    node_path: str
+    attempt: int
+    ledger_month: date
+    step_id: UUID
+    step_type: str
+    status: StepStatus
+    period_start: datetime
+    error: Any
+    started_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRunWait:
+    """Why a run is WAITING.
+
+    Attributes:
+        node_path: the node that waits; of a quota wait the first that was refused.
+        node_paths: all nodes that wait here: refused branches of one run share its quota wait.
+        attempt: the node's latest attempt when the wait was opened; 0 if there was none.
+        reason: why a quota wait was opened; None for other types.
+        due_at: when it resolves by itself; None is never.
+        queued_at: the run's place in its tenant's queue.
+        payload: what it was opened with, then what it was resolved with.
+    """
+
+    tenant: str
+    wait_id: UUID
+    run_id: str
+    node_path: str
+    node_paths: tuple[str, ...]
+    attempt: int
+    wait_type: WaitType
+    status: WaitStatus
+    reason: PauseReason | None
+    due_at: datetime | None
+    queued_at: datetime
+    created_at: datetime
+    resolved_at: datetime | None
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRunResumption:
+    """A run to go on with, claimed by a worker.
+
+    Attributes:
+        node_paths: the paths to enter again; each entry acknowledges its part.
+        delivery: the number of this delivery. Passed to start and finish, it makes them refuse this
+            worker once the resumption was delivered to another.
+        wait_type: what the run waited for.
+        leased_until: until when no other worker may claim it.
+        payload: what the wait was resolved with.
+    """
+
+    tenant: str
+    resumption_id: UUID
+    run_id: str
+    node_paths: tuple[str, ...]
+    delivery: int
+    wait_type: WaitType
+    leased_until: datetime
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRunQuotaPause:
+    """Why a run is paused by quota, and what will unblock it.
+
+    Attributes:
+        used_count, effective_limit: the figures of now.
+        paused_since: when the pause began.
+        node_paths: the paths that wait.
+        unblocked_by: what can let it go on.
+        unblocks_at: when that happens by itself; None is never.
+    """
+
+    reason: PauseReason
+    period_start: datetime
+    period_end: datetime
+    used_count: int
+    effective_limit: int | None
+    period_source: PeriodSource
+    limit_source: LimitSource
+    paused_since: datetime
+    wait_id: UUID
+    node_paths: tuple[str, ...]
+    unblocked_by: str
+    unblocks_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaExplanation:
+    """One line of the explanation of a tenant's quota.
+
+    Attributes:
+        position: its place in the explanation, from 1.
+        object_type: what was looked at, a subscription for instance.
+        object_id: which one.
+        verdict: won or lost against its like, used for the answer, or for information.
+        reason: why, for people.
+        details: the values that decided.
+    """
+
+    position: int
+    object_type: str
+    object_id: str | None
+    verdict: Verdict
+    reason: str
+    details: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageReconciliation:
+    """The counter of a period beside its ledger.
+
+    Attributes:
+        counter_used_count: units that the counter says are used; it is what enforces.
+        ledger_step_count: attempts in the ledger.
+        drift: counter minus ledger.
+        unledgered_count: the part of the drift that reserve_workflow_step took, whose callers keep
+            a ledger of their own.
+    """
+
+    tenant: str
+    period_start: datetime
+    period_end: datetime
+    counter_used_count: int
+    ledger_step_count: int
+    drift: int
+    unledgered_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimitChange:
+    """What set_tier_limit did. Limits are steps a period; None is unlimited or no tier before."""
+
+    tier: str
+    step_limit: int | None
+    previous_step_limit: int | None
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """What set_policy did."""
+
+    name: str
+    value: str
+    previous_value: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StripeObjectChange:
+    """What became of one object of the Stripe mirror.
+
+    Attributes:
+        action: stale means that a newer answer of Stripe, or its deletion, is stored already.
+    """
+
+    object_type: str
+    object_id: str
+    action: StripeAction
+
+
+@dataclass(frozen=True, slots=True)
+class CronJob:
+    """A job that was scheduled with pg_cron."""
+
+    job_name: str
+    schedule: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedCronJob:
+    """A job that was taken out of pg_cron."""
+
+    job_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusItem:
+    """One point of wiring or health.
+
+    Attributes:
+        item: what was looked at.
+        state: how it is.
+        detail: what was found.
+        hint: what to do about it.
+    """
+
+    item: str
+    state: StatusState
+    detail: str | None
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InvariantViolation:
+    """Something that must always hold and does not.
+
+    Attributes:
+        invariant: which of the invariants.
+        tenant: whose; None when it is nobody's in particular.
+        object: the row or the run that breaks it.
+        detail: the figures.
+    """
+
+    invariant: str
+    tenant: str | None
+    object: str | None
+    detail: str | None

@@ -1,0 +1,64 @@
+"""What the server says of the installed functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness.databases import Database, tap_database
+from harness.servers import Server
+from harness.tap import POOL, run_script
+
+from conftest import Connect
+
+_TAP_FILES = Path(__file__).parent.parent / "sql"
+
+
+@pytest.mark.needs("plpgsql_check")
+def test_plpgsql_check_finds_nothing(database: Database, connect: Connect) -> None:
+    database.run("create extension plpgsql_check")
+    with connect() as connection:
+        findings = connection.execute(
+            """
+            select p.oid::regprocedure::text, c.lineno, c.level, c.message
+              from pg_proc p
+              join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
+             cross join lateral plpgsql_check_function_tb(p.oid,
+               extra_warnings => true, performance_warnings => false,
+               security_warnings => true) c
+             where p.pronamespace = 'stepquota'::regnamespace
+               -- Dynamic statements, whose parameters and names are quoted by format().
+               and c.level <> 'notice'
+             order by 1, 2
+            """
+        ).fetchall()
+    assert findings == []
+
+
+@pytest.mark.needs("plpgsql_check")
+def test_every_function_is_reached_by_a_pgtap_file(
+    server: Server, pytestconfig: pytest.Config
+) -> None:
+    """As the server counted it; functions in SQL may be inlined and are not counted."""
+    files = sorted(_TAP_FILES.rglob("*.sql"))
+    # Those that leave something behind come last: one database is enough for counting.
+    files.sort(key=lambda path: "-- transaction: none" in path.read_text())
+    database = tap_database(server, pytestconfig.stash[POOL])
+    try:
+        for path in files:
+            with database.connect(autocommit=True) as connection:
+                run_script(connection, path)
+        with database.connect() as connection:
+            missed = connection.execute(
+                """
+                select p.proname
+                  from pg_proc p
+                  join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
+                  left join pg_stat_user_functions s on s.funcid = p.oid
+                 where p.pronamespace = 'stepquota'::regnamespace and s.funcid is null
+                 order by 1
+                """
+            ).fetchall()
+    finally:
+        database.drop()
+    assert missed == []

@@ -1,0 +1,94 @@
+-- Bad input to any function: an error of class WQ with DETAIL and HINT, and nothing written. Every
+-- function is called with each argument missing, empty, too long or out of range; a function that is
+-- neither here nor among those without arguments fails the last assertion.
+begin;
+set local client_min_messages = error;
+create temp table good (function text, place integer, argument text, value text, bad text[]);
+-- A good value of each argument, and the bad ones ('' is an empty text, NULL is missing).
+insert into good values
+  ('reserve_workflow_step', 1, 'text', 'acme', null),
+  ('resolve_workflow_step_quota', 1, 'text', 'acme', null),
+  ('refresh_workflow_step_quota', 1, 'text', 'acme', null),
+  ('explain_workflow_step_quota', 1, 'text', 'acme', null),
+  ('register_workflow_run', 1, 'text', 'acme', null), ('register_workflow_run', 2, 'text', 'new', null),
+  ('register_workflow_run', 3, 'text', 'flow', '{""}'), ('register_workflow_run', 4, 'text', 'default', null),
+  ('start_workflow_step', 1, 'text', 'acme', null), ('start_workflow_step', 2, 'text', 'r', null), ('start_workflow_step', 3, 'text', 'root', null),
+  ('start_workflow_step', 4, 'integer', '1', '{NULL,0,-1}'), ('start_workflow_step', 5, 'text', 'action', null), ('start_workflow_step', 6, 'bigint', null, '{0,-1,7}'),
+  ('finish_workflow_step', 1, 'text', 'acme', null), ('finish_workflow_step', 2, 'text', 'r', null), ('finish_workflow_step', 3, 'text', 'started', null),
+  ('finish_workflow_step', 4, 'integer', '1', '{NULL,0,-1}'), ('finish_workflow_step', 5, 'text', 'SUCCEEDED', '{NULL,"",succeeded,STARTED,DONE}'),
+  ('finish_workflow_step', 6, 'jsonb', null, '{}'), ('finish_workflow_step', 7, 'bigint', null, '{0,7}'),
+  ('finish_workflow_run', 1, 'text', 'acme', null), ('finish_workflow_run', 2, 'text', 'r', null),
+  ('finish_workflow_run', 3, 'text', 'SUCCEEDED', '{NULL,"",RUNNING,WAITING,DONE}'), ('finish_workflow_run', 4, 'jsonb', null, '{}'), ('finish_workflow_run', 5, 'bigint', null, '{0,7}'),
+  ('cancel_workflow_run', 1, 'text', 'acme', null), ('cancel_workflow_run', 2, 'text', 'r', null),
+  ('open_workflow_run_wait', 1, 'text', 'acme', null), ('open_workflow_run_wait', 2, 'text', 'r', null), ('open_workflow_run_wait', 3, 'text', 'started', null),
+  ('open_workflow_run_wait', 4, 'text', 'time', '{NULL,"",quota,Event}'), ('open_workflow_run_wait', 5, 'timestamptz', '2026-05-01Z', '{NULL}'), ('open_workflow_run_wait', 6, 'jsonb', null, '{}'),
+  ('resolve_workflow_run_wait', 1, 'text', 'acme', null), ('resolve_workflow_run_wait', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'), ('resolve_workflow_run_wait', 3, 'jsonb', null, '{}'),
+  ('resume_workflow_run', 1, 'text', 'acme', null), ('resume_workflow_run', 2, 'text', 'paused', null), ('resume_workflow_run', 3, 'text', 'asked for', '{}'),
+  ('claim_workflow_run_resumptions', 1, 'text', 'worker', null), ('claim_workflow_run_resumptions', 2, 'integer', '1', '{NULL,0,-1,10001}'),
+  ('claim_workflow_run_resumptions', 3, 'interval', '1 minute', '{NULL,0,-1 minute,25 hours,1000000 years}'), ('claim_workflow_run_resumptions', 4, 'text', 'default', null),
+  ('claim_workflow_run_resumptions', 5, 'text', 'acme', '{""}'),
+  ('acknowledge_workflow_run_resumption', 1, 'text', 'acme', null), ('acknowledge_workflow_run_resumption', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'),
+  ('workflow_run_quota_pause', 1, 'text', 'acme', null), ('workflow_run_quota_pause', 2, 'text', 'paused', null),
+  ('reconcile_workflow_step_usage', 1, 'text', 'acme', null), ('reconcile_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),
+  ('set_tier_limit', 1, 'text', 'pro', null), ('set_tier_limit', 2, 'bigint', '5', '{0,-1}'),
+  ('set_policy', 1, 'text', 'staleness', '{NULL,"",nonsense,epoch}'), ('set_policy', 2, 'text', '10 seconds', '{NULL,"",soon,-1 second}'),
+  ('map_stripe_customer', 1, 'text', 'cus_1', null), ('map_stripe_customer', 2, 'text', 'acme', null),
+  ('apply_stripe_object', 1, 'jsonb', '{"object": "product", "id": "prod_1"}', '{NULL,null,[],5,"{}"}'), ('apply_stripe_object', 2, 'timestamptz', '2026-04-01Z', '{NULL,infinity}'),
+  ('resume_scan', 1, 'integer', '1', '{NULL,0,-1,100001}'),
+  ('make_ledger_partitions', 1, 'integer', '1', '{NULL,-1,121}'),
+  ('resolve_due_waits', 1, 'integer', '1', '{NULL,0,-1}'),
+  ('check_batch_size', 1, 'integer', '1', '{NULL,0,-1}'),
+  ('resume_due_tenant', 1, 'text', 'acme', null), ('resume_due_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
+  ('list_due_tenants', 1, 'integer', '1', '{NULL,0,-1}'), ('list_due_tenants', 2, 'text[]', '{}', '{NULL}'),
+  ('finish_resume_scan', 1, 'bigint', '1', '{NULL}'), ('finish_resume_scan', 2, 'integer', '1', '{NULL}'), ('finish_resume_scan', 3, 'integer', '1', '{NULL}'),
+  ('finish_resume_scan', 4, 'jsonb', '{}', '{NULL}'), ('finish_resume_scan', 5, 'jsonb', '[]', '{NULL,"{}",5}'),
+  ('record_scheduler_job', 1, 'text', 'job', null), ('record_scheduler_job', 2, 'text', '* * * * *', '{""}'), ('record_scheduler_job', 3, 'text', 'call x()', '{NULL,""}'), ('record_scheduler_job', 4, 'text', 'someone', '{NULL,""}'),
+  -- Without pg_cron in this database any schedule is refused.
+  ('enable_cron', 1, 'text', '* * * * *', '{NULL,"",* * * * *}'), ('check_cron', 1, 'text', '* * * * *', '{NULL,"",* * * * *}');
+-- Texts that are keys or names: missing, empty, too long.
+update good set bad = array[null, '', repeat('x', 2000)] where bad is null;
+
+create temp table calls as
+select g.function, format('%s %s.%s(%s)', case when p.prokind = 'p' then 'call' else 'select * from' end, 'stepquota', g.function, string_agg(
+         format('%s::%s', case when a.place = g.place then quote_nullable(b.value) else quote_nullable(a.value) end, a.argument), ', ' order by a.place)) as statement,
+       format('%s: argument %s is %s', g.function, g.place, left(quote_nullable(b.value), 30)) as description
+  from good g
+  cross join lateral unnest(g.bad) with ordinality as b (value, number)
+  join good a on a.function = g.function
+  join pg_proc p on p.proname = g.function and p.pronamespace = 'stepquota'::regnamespace
+ group by g.function, g.place, b.value, b.number, p.prokind;
+
+select plan((select count(*)::integer + 1 from calls));
+select set_clock('2026-04-15Z');
+select give_limit('acme', 1);
+select (stepquota.register_workflow_run('acme', 'r')).status, (stepquota.start_workflow_step('acme', 'r', 'started')).outcome;
+select pause_run('acme', 'paused');
+
+create function pg_temp.refuses_class(p_statement text, p_description text) returns text language plpgsql as $$
+declare
+  v_before jsonb := tap.count_rows();
+  v_sqlstate text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  begin
+    execute p_statement;
+  exception when others then
+    get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  end;
+  return tap.ok(coalesce(v_sqlstate ~ '^WQ' and v_detail <> '' and v_hint <> '' and tap.count_rows() = v_before, false), p_description)
+    || case when coalesce(v_sqlstate, '') !~ '^WQ' or v_detail = '' or v_hint = ''
+         then E'\n' || tap.diag(format('%s gave %s: %s; detail %L, hint %L', left(p_statement, 200), coalesce(v_sqlstate, 'no error'), v_message, v_detail, v_hint)) else '' end;
+end;
+$$;
+select pg_temp.refuses_class(c.statement, c.description) from calls c order by c.description;
+
+select set_eq(
+  $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
+  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'),
+      -- Answers what it is asked with.
+      ('list_cron_jobs')$$, 'every function is here');
+select * from finish();
+rollback;

@@ -1,0 +1,20 @@
+-- A limit lowered below what is used denies; raised again, exactly the difference is free.
+begin;
+select plan(8);
+select set_clock('2026-04-15Z');
+select give_limit('acme', 5);
+select is(count(*) filter (where (stepquota.reserve_workflow_step('acme')).allowed), 4::bigint, 'four are used') from generate_series(1, 4);
+select give_limit('acme', 2);
+select is((select array[q.allowed::text, q.used_count::text, q.remaining::text] from stepquota.reserve_workflow_step('acme') q), array['false', '4', '0'], 'lowered to 2');
+select is_empty('select * from stepquota.verify_all()', 'which is no violation');
+select give_limit('acme', 4);
+select ok(not (stepquota.reserve_workflow_step('acme')).allowed, 'raised to what is used');
+select give_limit('acme', 6);
+select is(count(*) filter (where (stepquota.reserve_workflow_step('acme')).allowed), 2::bigint, 'raised to 6: two are free') from generate_series(1, 4);
+select give_limit('acme', null);
+select is(count(*) filter (where (stepquota.reserve_workflow_step('acme')).allowed), 4::bigint, 'unlimited: all') from generate_series(1, 4);
+select give_limit('acme', 11);
+select is(count(*) filter (where (stepquota.reserve_workflow_step('acme')).allowed), 1::bigint, 'finite again, used 10 of 11: one') from generate_series(1, 4);
+select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
+select * from finish();
+rollback;

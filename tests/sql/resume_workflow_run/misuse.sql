@@ -1,0 +1,20 @@
+-- Each misuse has its own SQLSTATE, with DETAIL and HINT, and changes nothing.
+begin;
+select plan(9);
+select set_clock('2026-04-15Z');
+select give_limit('acme', 2);
+select (stepquota.register_workflow_run('acme', r)).status from unnest(array['running', 'event', 'stale', 'ended']) r;
+select (stepquota.start_workflow_step('acme', r, 'e', 1, 'event')).outcome from unnest(array['event', 'stale']) r;
+select (stepquota.open_workflow_run_wait('acme', 'event', 'e', 'event')).status;
+select (stepquota.finish_workflow_run('acme', 'ended', 'SUCCEEDED')).status;
+select isnt(pause_run('acme', 'paused'), null, 'a paused run');
+select is((stepquota.start_workflow_step('acme', 'stale', 'b')).outcome, 'quota_paused', 'and one paused at b');
+select is((select w.status from stepquota.open_workflow_run_wait('acme', 'stale', 'e', 'event') w), 'WAITING', 'that stands at e since');
+select refuses($$select stepquota.resume_workflow_run('other', 'paused', 'x')$$, 'WQ002', 'another tenant''s run');
+select refuses($$select stepquota.resume_workflow_run('acme', 'running', 'x')$$, 'WQ003', 'one that does not wait');
+select refuses($$select stepquota.resume_workflow_run('acme', 'event', 'x')$$, 'WQ004', 'one that waits for an event');
+select refuses($$select stepquota.resume_workflow_run('acme', 'stale', 'x')$$, 'WQ005', 'one whose pause is of another node');
+select refuses($$select stepquota.resume_workflow_run('acme', 'ended', 'x')$$, 'WQ006', 'one that has ended');
+select is_empty('select * from stepquota.workflow_run_logs', 'nothing is logged as resumed');
+select * from finish();
+rollback;

@@ -1,0 +1,26 @@
+-- A tier's limit reaches all its tenants with their next step, and resumes the paused.
+begin;
+select plan(14);
+select set_clock('2026-04-15Z');
+insert into stepquota.tenants (tenant, plan) select 't' || n, 'solo' from generate_series(1, 4) n;
+select results_eq($$select * from stepquota.set_tier_limit('solo', 1)$$, $$values ('solo'::text, 1::bigint, 150::bigint, true)$$, 'what it was and is');
+select results_eq($$select * from stepquota.set_tier_limit('solo', 1)$$, $$values ('solo'::text, 1::bigint, 1::bigint, false)$$, 'the same again');
+select results_eq($$select * from stepquota.set_tier_limit('gold', null)$$, $$values ('gold'::text, null::bigint, null::bigint, true)$$, 'a new one, unlimited');
+select results_eq($$select * from stepquota.set_tier_limit('gold', null)$$, $$values ('gold'::text, null::bigint, null::bigint, false)$$, 'which it was then');
+select is((select count(*) from stepquota.quota_events where event_type = 'tier_limit_changed'), 2::bigint, 'changes are audited');
+select use_units('t' || n, 1) from generate_series(1, 4) n;
+select count(pause_run('t' || n, 'r')) from generate_series(1, 4) n;
+select value from stepquota.set_policy('at_once_tenants', '2');
+select tier from stepquota.set_tier_limit('solo', 3);
+select is((select array_agg(tenant order by tenant) from stepquota.workflow_run_resumptions), array['t1', 't2'], 'as many tenants at once as policy says');
+select is((select array_agg(due_at) from stepquota.paused_tenants), array['2026-04-15Z', '2026-04-15Z']::timestamptz[], 'the others are due now');
+select is((select array[r.allowed::text, r.effective_limit::text] from stepquota.reserve_workflow_step('t4') r), array['true', '3'], 'and reserve under the new limit at once');
+select is((select sum((stepquota.resume_due_tenant(t, 10)).runs_resumed) from stepquota.list_due_tenants(10) t), 2::bigint, 'the scan does the rest');
+select refuses($$select * from stepquota.set_tier_limit('solo', 0)$$, 'WQ001', '0 is no limit');
+select refuses($$select * from stepquota.set_tier_limit('solo', -5)$$, 'WQ001', 'nor a negative one');
+select refuses($$select * from stepquota.set_tier_limit('', 5)$$, 'WQ001', 'nor is there a tier without a name');
+select tier from stepquota.set_tier_limit('solo', 9223372036854775807);
+select is((stepquota.reserve_workflow_step('t1')).remaining, 9223372036854775807 - 2, 'the greatest bigint');
+select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
+select * from finish();
+rollback;

@@ -1,0 +1,26 @@
+-- A worker whose delivery is not the newest any more may not act.
+begin;
+select plan(14);
+select set_clock('2026-04-15T12:00:00Z');
+select give_limit('acme', 1);
+select use_units('acme', 1);
+select isnt(pause_run('acme', 'r'), null, 'a paused run');
+select give_limit('acme', 3);
+create temp table one as select * from stepquota.claim_workflow_run_resumptions('one');
+select is((select array[tenant, run_id, node_paths::text, wait_type] from one), array['acme', 'r', '{root.steps[0]}', 'quota'], 'is claimed');
+select is((select leased_until from one), '2026-04-15T12:01:00Z'::timestamptz, 'for a minute');
+select is_empty($$select * from stepquota.claim_workflow_run_resumptions('two')$$, 'by one worker at a time');
+select set_clock('2026-04-15T12:01:00Z');
+create temp table two as select * from stepquota.claim_workflow_run_resumptions('two');
+select is((select two.resumption_id = one.resumption_id and two.delivery > one.delivery from one, two), true, 'when the lease is over it is delivered again, with a greater number');
+select refuses(format($$select stepquota.start_workflow_step('acme', 'r', 'root.steps[0]', 1, 'action', %s)$$, (select delivery from one)), 'WQ007', 'the first may not start');
+select is((stepquota.start_workflow_step('acme', 'r', 'root.steps[0]', 1, 'action', (select delivery from two))).outcome, 'started', 'the second may');
+select is((select status from stepquota.workflow_run_resumptions), 'ACKNOWLEDGED', 're-entering acknowledges');
+select refuses(format($$select stepquota.finish_workflow_step('acme', 'r', 'root.steps[0]', 1, 'FAILED', null, %s)$$, (select delivery from one)), 'WQ007', 'the first may not finish it either');
+select refuses(format($$select stepquota.finish_workflow_run('acme', 'r', 'FAILED', null, %s)$$, (select delivery from one)), 'WQ007', 'nor the run');
+select refuses($$select stepquota.start_workflow_step('acme', 'r', 'root.steps[1]', 1, 'action', 999999)$$, 'WQ007', 'a number that was never given may not act');
+select is((stepquota.finish_workflow_step('acme', 'r', 'root.steps[0]', 1, 'SUCCEEDED', null, (select delivery from two))).status, 'SUCCEEDED', 'the second finishes');
+select is((stepquota.start_workflow_step('acme', 'r', 'root.steps[1]', 1, 'action', (select delivery from two))).outcome, 'started', 'and goes on under its delivery');
+select is(used('acme'), 3::bigint, 'used 3');
+select * from finish();
+rollback;

@@ -1,34 +1,38 @@
 -- Counter against ledger, for one period.
 
--- One statement, so both sides are of one snapshot. Takes no locks. SQLSTATEs: WQ001, WQ018.
+-- One statement, so both sides are of one snapshot. Units that nothing explains are recorded once a
+-- period, where this may write.
+-- Takes no locks. SQLSTATEs: WQ001, WQ018.
 create or replace function stepquota.reconcile_workflow_step_usage(p_tenant text, p_period_start timestamptz)
 returns table (
   tenant text, period_start timestamptz, period_end timestamptz, counter_used_count bigint,
   ledger_step_count bigint, drift bigint, unledgered_count bigint)
 language plpgsql
-stable
+volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $reconcile_workflow_step_usage$
 #variable_conflict use_column
+declare
+  v_now timestamptz := stepquota._now();
 begin
   perform stepquota._check_tenant(p_tenant);
   if p_period_start is null then
     perform stepquota._refuse_argument('p_period_start', null, 'a moment',
       'Pass the period_start that a reservation answered.');
   end if;
-  return query
-    select p_tenant, p_period_start, p.period_end, c.used_count, l.step_count, c.used_count - l.step_count,
-           c.unledgered_count
-      from (select coalesce(sum(u.used_count), 0)::bigint as used_count,
-                   coalesce(sum(u.unledgered_count), 0)::bigint as unledgered_count
-              from stepquota.workflow_step_usage_lanes u
-             where u.tenant = p_tenant and u.period_start = p_period_start) c
-     cross join (select stepquota._host_count_steps(p_tenant, p_period_start) as step_count) l
-      left join stepquota.workflow_step_usage_periods p
-        on p.tenant = p_tenant and p.period_start = p_period_start
-     where p.tenant is not null or c.used_count > 0 or l.step_count > 0;
+  select p_tenant, p_period_start, p.period_end, c.used_count, l.step_count, c.used_count - l.step_count,
+         c.unledgered_count
+    into tenant, period_start, period_end, counter_used_count, ledger_step_count, drift, unledgered_count
+    from (select coalesce(sum(u.used_count), 0)::bigint as used_count,
+                 coalesce(sum(u.unledgered_count), 0)::bigint as unledgered_count
+            from stepquota.workflow_step_usage_lanes u
+           where u.tenant = p_tenant and u.period_start = p_period_start) c
+   cross join (select stepquota._host_count_steps(p_tenant, p_period_start) as step_count) l
+    left join stepquota.workflow_step_usage_periods p
+      on p.tenant = p_tenant and p.period_start = p_period_start
+   where p.tenant is not null or c.used_count > 0 or l.step_count > 0;
   if not found then
     raise exception using
       errcode = 'WQ018',
@@ -40,6 +44,16 @@ begin
                  where u.tenant = p_tenant order by u.period_start desc limit 3) s) || '.',
         'It has used nothing yet.');
   end if;
+  if drift <> unledgered_count and current_setting('transaction_read_only') = 'off'
+     and not exists (
+       select 1 from stepquota.quota_events e
+        where e.tenant = p_tenant and e.event_type = 'usage_drift'
+          and (e.details ->> 'period_start')::timestamptz = p_period_start) then
+    perform stepquota._record_event(p_tenant, 'usage_drift', 'error', null,
+      jsonb_build_object('counter_used_count', counter_used_count, 'ledger_step_count', ledger_step_count,
+        'drift', drift, 'unledgered_count', unledgered_count, 'period_start', p_period_start), v_now);
+  end if;
+  return next;
 end;
 $reconcile_workflow_step_usage$;
 

@@ -253,6 +253,7 @@ def _kill_at_work(stage: Stage) -> tuple[str, Job]:
         stage.crew.start(_worker(number + 1), "worker")
         if job:
             return name, job
+        stage.display.say(f"{name} is killed (kill -9); {_worker(number + 1)} takes its place.")
     raise AssertionError("unreachable")
 
 

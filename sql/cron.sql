@@ -20,7 +20,9 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $cron_sql$
-  select format('select cron.schedule_in_database(%L, %L, %L, %L);', j.job_name, j.schedule, j.command, current_database())
+  -- Jobs of one role must have different names, or those of another database would be replaced.
+  select format('select cron.schedule_in_database(%L, %L, %L, %L);', j.job_name || '@' || current_database(), j.schedule,
+           j.command, current_database())
     from stepquota.list_cron_jobs('*/5 * * * *') j;
 $cron_sql$;
 
@@ -139,25 +141,28 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $disable_cron$
 declare
+  v_has_cron boolean := exists (select 1 from pg_extension e where e.extname = 'pg_cron');
   v_job_id bigint;
 begin
-  if exists (select 1 from pg_extension e where e.extname = 'pg_cron')
-     and has_schema_privilege('cron', 'usage') then
+  if v_has_cron and has_schema_privilege('cron', 'usage') then
     for v_job_id, job_name in
       execute format(
-        'select j.jobid, j.jobname::text from %I.job j where j.jobname = any ($1) and j.username = current_user', 'cron')
+        'select j.jobid, j.jobname::text from %I.job j where j.jobname = any ($1) '
+        ' and j.username = current_user and j.database = current_database()', 'cron')
         using array(select j.job_name from stepquota.list_cron_jobs('') j)
     loop
       execute format('select %I.unschedule($1)', 'cron') using v_job_id;
       return next;
     end loop;
   end if;
-  perform stepquota.record_scheduler_job(j.job_name, null, null, null) from stepquota.list_cron_jobs('') j;
+  -- Another role's job goes on, and stays known.
+  perform stepquota.record_scheduler_job(j.job_name, null, null, case when v_has_cron then current_user::text end)
+     from stepquota.list_cron_jobs('') j;
 end;
 $disable_cron$;
 
 -- For enable_cron and disable_cron, which run with their caller's rights: remembers a job, or forgets
--- it when the schedule is NULL.
+-- it when the schedule is NULL, whoever scheduled it if the role is NULL too.
 -- SQLSTATEs: WQ001.
 create or replace function stepquota.record_scheduler_job(
   p_job_name text, p_schedule text, p_command text, p_scheduled_by text)
@@ -173,7 +178,8 @@ declare
 begin
   perform stepquota._check_name('p_job_name', p_job_name);
   if p_schedule is null then
-    delete from stepquota.scheduler_jobs where job_name = p_job_name;
+    delete from stepquota.scheduler_jobs
+     where job_name = p_job_name and (p_scheduled_by is null or scheduled_by = p_scheduled_by);
     return;
   end if;
   perform stepquota._check_name('p_schedule', p_schedule);

@@ -123,7 +123,8 @@ $_resume_tenant$;
 -- After inputs of these tenants changed: refreshes their quotas and resumes what can go on, in this
 -- transaction up to policy's bounds. Tenants beyond them are marked due, and the epoch makes their
 -- stored quotas stale, for the scan.
--- Locks: quota rows in tenant order, each FOR NO KEY UPDATE; then as _resume_tenant.
+-- Locks: the policy row if there are so many; quota rows in tenant order, each FOR NO KEY UPDATE, then as
+-- _resume_tenant; then as _mark_due.
 create or replace function stepquota._refresh_and_resume(p_tenants text[], p_by text, p_now timestamptz)
 returns void
 language plpgsql
@@ -138,6 +139,9 @@ declare
 begin
   select p.* into v_policy from stepquota.policy p;
   v_tenants := array(select distinct t.tenant from unnest(p_tenants) as t (tenant) where t.tenant is not null order by 1);
+  if cardinality(v_tenants) > v_policy.at_once_tenants then
+    perform stepquota._make_all_quotas_stale();
+  end if;
   v_runs_left := v_policy.at_once_runs;
   foreach v_tenant in array v_tenants[:v_policy.at_once_tenants] loop
     v_quota := stepquota._lock_and_refresh_quota(v_tenant, p_now);
@@ -145,30 +149,45 @@ begin
       v_runs_left := v_runs_left - (stepquota._resume_tenant(v_quota, v_runs_left, p_by, p_now)).runs_resumed;
     end if;
   end loop;
-  if cardinality(v_tenants) > v_policy.at_once_tenants then
-    perform stepquota._make_all_quotas_stale(p_now);
-  end if;
+  perform stepquota._mark_due(v_tenants[v_policy.at_once_tenants + 1:], p_now);
 end;
 $_refresh_and_resume$;
 
--- For inputs of very many tenants: every stored quota is resolved again before it is next used, and
--- every paused tenant is looked at by the next scan.
--- Locks: the policy row, then paused_tenants in tenant order, one by one: Citus locks no rows of several
--- tenants in one statement.
-create or replace function stepquota._make_all_quotas_stale(p_now timestamptz)
+-- For inputs of very many tenants: every stored quota is resolved again before it is next used.
+-- Locks: the policy row, and so before any quota row, or two such changes could wait for each other.
+create or replace function stepquota._make_all_quotas_stale()
 returns void
 language plpgsql
 volatile
 as $_make_all_quotas_stale$
+begin
+  update stepquota.policy set epoch = epoch + 1;
+end;
+$_make_all_quotas_stale$;
+
+-- The next scan looks at these tenants, of whom it is enough that they are paused.
+-- Locks: paused_tenants, without waiting: whoever has such a row has the tenant's quota row, and may wait
+-- for one that is held here. What is passed over is found by the scan's look for edited inputs.
+create or replace function stepquota._mark_due(p_tenants text[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_mark_due$
 declare
   v_tenant text;
 begin
-  update stepquota.policy set epoch = epoch + 1;
-  for v_tenant in select t.tenant from stepquota.paused_tenants t where t.due_at > p_now order by t.tenant loop
-    update stepquota.paused_tenants set due_at = p_now where tenant = v_tenant and due_at > p_now;
+  for v_tenant in
+    select t.tenant from stepquota.paused_tenants t
+     where t.tenant = any (p_tenants) and t.due_at > p_now
+     order by t.tenant
+  loop
+    perform 1 from stepquota.paused_tenants t where t.tenant = v_tenant for no key update skip locked;
+    if found then
+      update stepquota.paused_tenants set due_at = p_now where tenant = v_tenant and due_at > p_now;
+    end if;
   end loop;
 end;
-$_make_all_quotas_stale$;
+$_mark_due$;
 
 -- Looks at the tenant's inputs again and resumes what can go on.
 -- Locks: as _refresh_and_resume. SQLSTATEs: WQ001.
@@ -297,7 +316,8 @@ comment on function stepquota._count_resumable_units(stepquota.workflow_step_quo
 comment on function stepquota._resume_quota_wait(stepquota.workflow_runs, stepquota.workflow_run_waits, bigint, text, jsonb, timestamptz) is 'Resumes a run at up to so many paths of its quota wait.';
 comment on function stepquota._resume_tenant(stepquota.workflow_step_quotas, integer, text, timestamptz) is 'Resumes what can go on of one tenant.';
 comment on function stepquota._refresh_and_resume(text[], text, timestamptz) is 'Refreshes quotas whose inputs changed and resumes what can go on, within policy''s bounds.';
-comment on function stepquota._make_all_quotas_stale(timestamptz) is 'Makes every stored quota stale and every paused tenant due.';
+comment on function stepquota._make_all_quotas_stale() is 'Makes every stored quota stale.';
+comment on function stepquota._mark_due(text[], timestamptz) is 'Marks paused tenants due.';
 comment on function stepquota._check_run_can_be_resumed(text, text, stepquota.workflow_runs) is 'Raises unless the run is paused by quota where it stands.';
 comment on function stepquota.refresh_workflow_step_quota(text) is
   'Looks at the tenant''s inputs again, stores the quota and resumes what can go on; answers the summary. WQ001 for a tenant that cannot be one.';

@@ -212,19 +212,19 @@ create or replace procedure stepquota.resume_scan(p_batch_size integer default 1
 language plpgsql
 as $resume_scan$
 declare
-  v_until timestamptz;
+  v_until pg_catalog.timestamptz;
   v_scan_id bigint;
-  v_round_seen text[];
-  v_done text[] := '{}'::text[];
-  v_tenants text[];
+  v_round_seen pg_catalog.text[];
+  v_done pg_catalog.text[] := '{}'::pg_catalog.text[];
+  v_tenants pg_catalog.text[];
   v_tenant text;
   v_result record;
   v_batch_left integer;
   v_round_resumed integer;
   v_runs_resumed integer := 0;
   v_tenants_seen integer := 0;
-  v_skipped jsonb := '{}'::jsonb;
-  v_errors jsonb := '[]'::jsonb;
+  v_skipped pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
+  v_errors pg_catalog.jsonb := '[]'::pg_catalog.jsonb;
   v_is_first_round boolean := true;
 begin
   perform stepquota.check_batch_size(p_batch_size);

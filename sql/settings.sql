@@ -82,20 +82,17 @@ begin
 end;
 $set_tier_limit$;
 
--- For a change that may concern every tenant: all stored quotas stale, all paused tenants due, and as
--- many of the paused as policy allows resumed in this transaction.
--- Locks: the policy row, paused_tenants, then as _refresh_and_resume.
+-- For a change that may concern every tenant: all stored quotas stale, and of the paused tenants as many
+-- as policy allows resumed in this transaction, the others due.
+-- Locks: the policy row, then as _refresh_and_resume.
 create or replace function stepquota._apply_to_all_tenants(p_by text, p_now timestamptz)
 returns void
 language plpgsql
 volatile
 as $_apply_to_all_tenants$
 begin
-  perform stepquota._make_all_quotas_stale(p_now);
-  perform stepquota._refresh_and_resume(
-    array(select t.tenant from stepquota.paused_tenants t
-           order by t.tenant limit (select p.at_once_tenants from stepquota.policy p)),
-    p_by, p_now);
+  perform stepquota._make_all_quotas_stale();
+  perform stepquota._refresh_and_resume(array(select t.tenant from stepquota.paused_tenants t), p_by, p_now);
 end;
 $_apply_to_all_tenants$;
 
@@ -167,4 +164,4 @@ comment on function stepquota.set_tenant_plan(text, text) is
 comment on function stepquota.set_tier_limit(text, bigint) is
   'Sets a tier''s default limit in steps a period (NULL: unlimited), making the tier if needed. All its tenants get it with their next step. Answers tier, step_limit, previous_step_limit, changed. WQ001 bad arguments.';
 comment on function stepquota.set_policy(text, text) is
-  'Sets a policy (a column of stepquota.policy) from text; resumes what can go on. Answers name, value, previous_value, changed. WQ014 unknown policy, WQ015 a value that does not fit.';
+  'Sets a policy (a column of stepquota.policy) from text; resumes what can go on. Answers name, value, previous_value, changed. WQ001 a NULL value or a tier that does not exist, WQ014 unknown policy, WQ015 a value that does not fit.';

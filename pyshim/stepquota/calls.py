@@ -587,6 +587,7 @@ def set_policy(name: str, value: str) -> Call[results.PolicyChange]:
         The value and the one before.
 
     Raises:
+        InvalidArgument: the value is None, or names a tier that does not exist.
         UnknownPolicy: there is no policy of that name, or it is not to be set this way.
         InvalidPolicyValue: the value does not fit.
     """

@@ -145,26 +145,22 @@ def _check_connection(
             f"{module}.{request.function} takes a psycopg.{expected.__name__}, "
             f"not {type(connection).__name__}: {connection!r}"
         )
-    if request.make_answer is None and not connection.closed:
-        _check_free_to_commit(connection, request)
-
-
-def _check_free_to_commit(
-    connection: Connection[Any] | AsyncConnection[Any], request: Call[Any]
-) -> None:
-    obstacle = (
-        "is not in autocommit mode; use one made by psycopg.connect(..., autocommit=True)"
-        if not connection.autocommit
-        else "is in pipeline mode; leave its pipeline() block first"
-        if connection.pgconn.pipeline_status != PipelineStatus.OFF
-        else "is in a transaction; call it outside transaction() blocks"
-        if connection.info.transaction_status != TransactionStatus.IDLE
-        else None
-    )
-    if obstacle:
+    if request.make_answer is None and (obstacle := _obstacle_to_commits(connection)):
         raise psycopg.ProgrammingError(
             f"{request.function} commits as it goes, and the connection {obstacle}"
         )
+
+
+def _obstacle_to_commits(connection: Connection[Any] | AsyncConnection[Any]) -> str | None:
+    if connection.closed:
+        return None  # psycopg says so better
+    if not connection.autocommit:
+        return "is not in autocommit mode; use one made by psycopg.connect(..., autocommit=True)"
+    if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        return "is in pipeline mode; leave its pipeline() block first"
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        return "is in a transaction; call it outside transaction() blocks"
+    return None
 
 
 def _translate(

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness.databases import Database, tap_database
 from harness.servers import Server
 from harness.tap import POOL, run_script
-
-from conftest import Connect
 
 _TAP_FILES = Path(__file__).parent.parent / "sql"
 
 
 @pytest.mark.needs("plpgsql_check")
-def test_plpgsql_check_finds_nothing(database: Database, connect: Connect) -> None:
+def test_plpgsql_check_finds_nothing(database: Database) -> None:
     database.run("create extension plpgsql_check")
-    with connect() as connection:
+    with database.connect() as connection:
         findings = connection.execute(
             """
             select p.oid::regprocedure::text, c.lineno, c.level, c.message

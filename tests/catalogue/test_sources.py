@@ -154,7 +154,10 @@ def changes_across_tenants(routine: Routine) -> list[str]:
 @pytest.mark.parametrize(
     ("rule", "forbidden"),
     [
-        (volatile_writes, "update stepquota.tenants set plan = clock_timestamp() where tenant = p_t"),
+        (
+            volatile_writes,
+            "update stepquota.tenants set plan = clock_timestamp() where tenant = p_t",
+        ),
         (volatile_writes, "insert into stepquota.x values (stepquota._now())"),
         (volatile_writes, "insert into stepquota.x values (1) returning gen_random_uuid()"),
         (clocks_in_conditions, "select coalesce(x, now()) from stepquota.tenants"),
@@ -164,9 +167,7 @@ def changes_across_tenants(routine: Routine) -> list[str]:
         (changes_across_tenants, "delete from stepquota.paused_tenants where due_at < p_now"),
     ],
 )
-def test_citus_would_refuse_none(
-    rule: Callable[[Routine], list[str]], forbidden: str
-) -> None:
+def test_citus_would_refuse_none(rule: Callable[[Routine], list[str]], forbidden: str) -> None:
     assert rule(Routine("made_up.sql", "f", "", "f", f"begin\n  {forbidden};\nend;")) != []
     assert {r.name: found for r in ROUTINES if (found := rule(r))} == {}
 
@@ -236,7 +237,6 @@ def test_comments_of_functions_name_their_sqlstates() -> None:
         for r in ROUTINES
         if not r.name.startswith("_")
         for code in re.findall(r"errcode = '(WQ\d{3})'", r.body)
-        if code not in comments[r.name]
-        and not re.search(r"WQ020 to WQ024", comments[r.name])
+        if code not in comments[r.name] and not re.search(r"WQ020 to WQ024", comments[r.name])
     ]
     assert missing == []

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+
 from harness.databases import Database
 
 Connection = psycopg.Connection[Any]
+
+# The fixture ``connect``.
+Connect = Callable[..., Connection]
 
 
 def value(connection: Connection, query: str, *parameters: Any) -> Any:
@@ -92,8 +96,7 @@ class Background:
         while time.monotonic() < until and self._thread.is_alive():
             if value(
                 watcher,
-                "select count(*) from pg_stat_activity"
-                " where pid = %s and wait_event_type = 'Lock'",
+                "select count(*) from pg_stat_activity where pid = %s and wait_event_type = 'Lock'",
                 self.connection.info.backend_pid,
             ):
                 return True
@@ -110,7 +113,7 @@ class Background:
         return self.answer
 
 
-def at_once(database: Database, works: list[Callable[[Connection], Any]]) -> list[Any]:
+def at_once(database: Database, works: Sequence[Callable[[Connection], Any]]) -> list[Any]:
     """Carry out works at the same moment, each on a connection of its own; answer what they did."""
     barrier = threading.Barrier(len(works))
     connections = [database.connect(autocommit=True) for _ in works]

@@ -216,7 +216,7 @@ def test_forms_of_the_url(database: Database, form: str, scheme: str) -> None:
 PASSWORD = "p@s:s/w?r#d %41 é'\\"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tcp_server() -> Iterator[str]:
     """A server that asks for a password, as host:port."""
     with socket.socket() as probe:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.usefixtures("clean_e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with nothing but the wheel and what it asks for, at an awkward path."""
     folder = tmp_path_factory.mktemp("clone") / f"with spaces, {'x' * 150}"
@@ -47,7 +47,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [
             *(folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"),
-            *("install", f"{wheel}[demo]"),
+            *("install", "--no-compile", f"{wheel}[demo]"),
         ],
         check=True,
     )

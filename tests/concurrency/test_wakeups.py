@@ -1,0 +1,145 @@
+"""I5: no raise of capacity is lost on a run that is being paused at that moment.
+
+Each race is run on the installed functions, where it must end well, and once more on functions that
+were broken on purpose, where it must not: or the check would see nothing.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from concurrency.races import (
+    Background,
+    Connect,
+    Connection,
+    break_function,
+    call,
+    give_limit,
+    pause,
+    use_units,
+    value,
+    violations,
+)
+from harness.databases import Database
+
+# The decision again, under the lock of the quota row.
+_DECIDE_AGAIN = (
+    "v_quota := stepquota._take_unit(p_tenant, (stepquota._share_quota(p_tenant, v_now), true)"
+    "::stepquota._found_quota,\n      0, v_now);"
+)
+
+
+def start(connection: Connection) -> str:
+    return str(call(connection, "start_workflow_step", "acme", "r", "root")["outcome"])
+
+
+def is_forgotten(connection: Connection) -> bool:
+    """Whether a run waits although there is a unit, and nobody is to look at it now."""
+    return bool(
+        value(
+            connection,
+            """
+            select exists (
+              select 1 from stepquota.workflow_run_waits w
+               where w.status = 'WAITING' and w.wait_type = 'quota'
+                 and (stepquota.resolve_workflow_step_quota(w.tenant)).allowed
+                 and not exists (
+                   select 1 from stepquota.paused_tenants t
+                    where t.tenant = w.tenant and t.due_at <= clock_timestamp()))
+            """,
+        )
+    )
+
+
+def race_a_raise(database: Database) -> bool:
+    """A denial is read, the raise commits, the pause commits; answer whether it is forgotten."""
+    watcher, raiser, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, raiser, pauser:
+        give_limit(watcher, "acme", 1)
+        use_units(watcher, "acme", 1)
+        call(watcher, "register_workflow_run", "acme", "r")
+        # The raise has looked for paused runs, found none, and is not committed.
+        give_limit(raiser, "acme", 2)
+        paused = Background(pauser, start)
+        paused.wait_until_blocked(watcher)
+        raiser.commit()
+        paused.result()
+        assert violations(watcher) == []
+        return is_forgotten(watcher)
+
+
+def test_a_raise_between_the_denial_and_the_pause(database: Database) -> None:
+    assert not race_a_raise(database)
+
+
+def test_a_raise_would_be_lost_without_the_second_decision(database: Database) -> None:
+    break_function(database, "start_workflow_step", _DECIDE_AGAIN, "null;")
+    assert race_a_raise(database)
+
+
+def test_a_raise_would_be_lost_if_the_quota_row_were_not_locked(database: Database) -> None:
+    break_function(database, "_share_quota", "q.tenant = p_tenant for share", "q.tenant = p_tenant")
+    assert race_a_raise(database)
+
+
+def race_a_removal(database: Database) -> bool:
+    """A pauser sees a paused_tenants row that a scan removes; answer whether the tenant is lost."""
+    watcher, scanner, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, scanner, pauser:
+        give_limit(watcher, "acme", 1)
+        use_units(watcher, "acme", 1)
+        # The row is there, and nobody waits any more.
+        pause(watcher, "acme", "gone")
+        call(watcher, "finish_workflow_run", "acme", "gone", "FAILED")
+        call(watcher, "register_workflow_run", "acme", "r")
+        call(scanner, "resume_due_tenant", "acme", 10)
+        paused = Background(pauser, start)
+        paused.wait_until_blocked(watcher)
+        scanner.commit()
+        assert paused.result() == "quota_paused"
+        return bool(violations(watcher))
+
+
+def test_a_scan_that_removes_the_row_a_pauser_sees(database: Database) -> None:
+    assert not race_a_removal(database)
+
+
+def test_a_removed_row_would_be_lost_without_both_locks(database: Database) -> None:
+    break_function(database, "_share_quota", "q.tenant = p_tenant for share", "q.tenant = p_tenant")
+    break_function(
+        database, "_pause_run", "t.tenant = p_run.tenant for key share", "t.tenant = p_run.tenant"
+    )
+    assert race_a_removal(database)
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new"),
+    [
+        ("_share_quota", "q.tenant = p_tenant for share", "q.tenant = p_tenant"),
+        ("_pause_run", "t.tenant = p_run.tenant for key share", "t.tenant = p_run.tenant"),
+    ],
+)
+def test_each_of_the_two_locks_is_enough(
+    database: Database, function: str, old: str, new: str
+) -> None:
+    break_function(database, function, old, new)
+    assert not race_a_removal(database)
+
+
+def test_a_raise_for_all_tenants_at_that_moment_is_found_by_the_scan(
+    database: Database, connect: Connect
+) -> None:
+    """A tier's limit bumps the epoch; a tenant being paused is not among the paused ones yet."""
+    watcher, pauser = connect(autocommit=True), connect()
+    call(watcher, "set_policy", "staleness", "1 millisecond")
+    give_limit(watcher, "acme", 1)
+    use_units(watcher, "acme", 1)
+    call(watcher, "register_workflow_run", "acme", "r")
+    assert start(pauser) == "quota_paused"
+    call(watcher, "set_tier_limit", "tier of acme", 2)
+    pauser.commit()
+    watcher.execute("call stepquota.resume_scan()")
+    assert value(watcher, "select status from stepquota.workflow_runs where run_id = 'r'") == (
+        "RUNNING"
+    )
+    assert violations(watcher) == []

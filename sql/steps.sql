@@ -162,7 +162,8 @@ begin
 end;
 $_check_attempt$;
 
--- Locks: the run; then the step. SQLSTATEs: WQ001, WQ002, WQ006, WQ007, WQ008, WQ009.
+-- Locks: the run; then the step and the run's resumptions.
+-- SQLSTATEs: WQ001, WQ002, WQ006, WQ007, WQ008, WQ009.
 create or replace function stepquota.finish_workflow_step(
   p_tenant text, p_run_id text, p_node_path text, p_attempt integer, p_status text,
   p_error jsonb default null, p_delivery bigint default null)
@@ -207,6 +208,8 @@ begin
   perform stepquota._check_run_goes_on(v_run);
   v_step := stepquota._host_finish_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, p_status,
     p_error, v_now);
+  -- Whoever finishes the step is back at its path, if a resumption had asked for that.
+  perform stepquota._enter_resumed_path(p_tenant, p_run_id, p_node_path, v_now);
   perform stepquota._settle_run_status(v_run);
   return v_step;
 end;

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from harness.databases import Clock, Database, empty_database, migrated_database
+from harness.databases import Clock, Database, drop_templates, empty_database, migrated_database
 from harness.servers import (
     CAPABILITIES,
     CRON_DATABASE,
@@ -39,7 +39,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[POOL].close()
+    pool = config.stash[POOL]
+    for server in pool.started():
+        drop_templates(server)
+    pool.close()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # A server has but one database for pg_cron, and workers may share the server.
+    if "cron_database" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("cron"))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -29,7 +29,8 @@ SERVERS = (POSTGRES15, EMBEDDED18)
 # What a server is there for. A test that needs one of these runs on no other server.
 CAPABILITIES = {POSTGRES15: {"pg_cron", "plpgsql_check"}, EMBEDDED18: set[str]()}
 
-# The one database in which pg_cron can be installed.
+# The one database in which pg_cron can be installed, by the setting cron.database_name. A server
+# where that is another database, or pg_cron is not preloaded, counts as one without pg_cron.
 CRON_DATABASE = "stepquota_cron"
 
 _DEBIAN = Path("/usr/lib/postgresql/15")
@@ -111,6 +112,10 @@ class ServerPool:
         if isinstance(server, Unavailable):
             raise server
         return server
+
+    def started(self) -> list[Server]:
+        """The servers that run."""
+        return [server for server in self._servers.values() if isinstance(server, Server)]
 
     def close(self) -> None:
         """End all servers."""
@@ -203,8 +208,8 @@ def _describe(name: str, origin: str, url: str) -> Server:
             [list(CAPABILITIES[POSTGRES15])],
         )
         capabilities = {str(row[0]) for row in known}
-        preloaded = connection.execute("show shared_preload_libraries").fetchone()
-        if "pg_cron" not in str(preloaded):
+        cron = connection.execute("select current_setting('cron.database_name', true)").fetchone()
+        if cron != (CRON_DATABASE,):
             capabilities.discard("pg_cron")
         is_durable = connection.execute("show fsync").fetchone() != ("off",)
     return Server(name, origin, url, version.split()[0], frozenset(capabilities), is_durable)

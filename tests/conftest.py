@@ -48,7 +48,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     # A server has but one database for pg_cron, and workers may share the server.
     if "cron_database" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group("cron"))
+        item.add_marker(pytest.mark.xdist_group("pg_cron"))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

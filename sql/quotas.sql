@@ -22,7 +22,8 @@ declare
 begin
   v_resolved := stepquota._resolve_quota(p_tenant, p_now);
   v_new := v_resolved.quota;
-  select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant;
+  -- Locked here too: where the caller found no row to lock, there may be one by now.
+  select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
   if not found then
     insert into stepquota.workflow_step_quotas values (v_new.*) on conflict (tenant) do nothing;
     if not found then

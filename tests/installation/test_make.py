@@ -54,7 +54,6 @@ def last_line(completed: subprocess.CompletedProcess[str]) -> str:
     return lines[-1]
 
 
-@pytest.mark.xdist_group("wheel")
 def test_make_demo(clone: Path) -> None:
     first = run(clone, "make", "demo")
     assert first.returncode == 0, first.stdout + first.stderr

@@ -2,12 +2,14 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
 	@echo 'make lint   ruff and mypy alone'
+	@echo 'make bench  measure against the peers and write docs/performance.md; takes an hour'
+	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
 
@@ -25,6 +27,10 @@ lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+bench:
+	@sh scripts/make_venv demo
+	@.venv/bin/python -m bench $(BENCH)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,11 +20,11 @@ declare
   v_finding jsonb;
   v_mark text;
 begin
+  -- Locked here too, before anything is read: where the caller found no row, there may be one by now.
+  select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
   v_resolved := stepquota._resolve_quota(p_tenant, p_now);
   v_new := v_resolved.quota;
-  -- Locked here too: where the caller found no row to lock, there may be one by now.
-  select q.* into v_old from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
-  if not found then
+  if v_old.tenant is null then
     insert into stepquota.workflow_step_quotas values (v_new.*) on conflict (tenant) do nothing;
     if not found then
       -- Somebody else made the row meanwhile; take their lock like everybody, and look at the inputs

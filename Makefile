@@ -8,7 +8,7 @@ help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
 	@echo 'make lint   ruff and mypy alone'
-	@echo 'make bench  measure against the peers and write docs/performance.md; takes an hour'
+	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'

@@ -6,13 +6,13 @@ do $grants$
 declare
   v_grants constant jsonb := $json${
     "stepquota_runtime": [
-      "version", "reserve_workflow_step", "resolve_workflow_step_quota", "register_workflow_run",
-      "start_workflow_step", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
+      "version", "reserve_workflow_step", "reserve_workflow_steps", "resolve_workflow_step_quota", "register_workflow_run",
+      "start_workflow_step", "start_workflow_steps", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause"],
     "stepquota_operator": [
-      "version", "reserve_workflow_step", "resolve_workflow_step_quota", "register_workflow_run",
-      "start_workflow_step", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
+      "version", "reserve_workflow_step", "reserve_workflow_steps", "resolve_workflow_step_quota", "register_workflow_run",
+      "start_workflow_step", "start_workflow_steps", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",

@@ -4,7 +4,8 @@
 -- the paused ones, and the run WAITING unless another of its branches works. A run that comes back from
 -- a resumption without having started keeps its place in the queue.
 -- Locks: the caller holds the run, then the quota row FOR SHARE, so that no change of capacity can
--- slip between the denial and this pause. Then only the tenant's paused_tenants row, for its key.
+-- slip between the denial and this pause. Then the policy row, as _share_policy, and the tenant's
+-- paused_tenants row, for its key.
 create or replace function stepquota._pause_run(
   p_run stepquota.workflow_runs, p_node_path text, p_reason text, p_due_at timestamptz, p_details jsonb,
   p_now timestamptz)
@@ -37,6 +38,11 @@ begin
     perform stepquota._host_set_run(p_run.tenant, p_run.run_id, v_status, p_node_path);
   end if;
 
+  -- A change for all tenants that is under way has not looked at this one: the next scan does.
+  if not stepquota._share_policy() then
+    p_due_at := p_now;
+    update stepquota.paused_tenants set due_at = p_now where tenant = p_run.tenant and due_at > p_now;
+  end if;
   -- The key's lock makes a removal wait for us; under REPEATABLE READ it also finds out a removed row.
   perform 1 from stepquota.paused_tenants t where t.tenant = p_run.tenant for key share;
   if not found then
@@ -46,6 +52,22 @@ begin
   return v_wait_id;
 end;
 $_pause_run$;
+
+-- Keeps a change for all tenants (a tier, a policy) out until the caller's transaction ends: it then
+-- finds what was paused here. False if such a change is under way: it may have passed by already, so
+-- the caller has the tenant looked at again soon. Never waits, since such a change waits for quota rows
+-- that the caller may hold.
+-- Locks: the policy row FOR SHARE, without waiting.
+create or replace function stepquota._share_policy()
+returns boolean
+language plpgsql
+volatile
+as $_share_policy$
+begin
+  perform 1 from stepquota.policy p for share skip locked;
+  return found;
+end;
+$_share_policy$;
 
 -- The path starts, or never will: it leaves the open quota wait, which closes when no path is left.
 -- Locks: the caller holds the run.
@@ -144,8 +166,12 @@ begin
   if reason = 'tenant_suspended' then
     unblocked_by := 'lifting the suspension';
   elsif v_quota.allowed then
-    unblocked_by := 'the next scan: units are free';
-    unblocks_at := v_now;
+    unblocked_by := case
+      when stepquota._count_resumable_units(
+             (select q from stepquota.workflow_step_quotas q where q.tenant = p_tenant), v_now) = 0
+      then 'a scan: the units left are promised to runs resumed before'
+      else 'a scan: units are free' end;
+    select greatest(t.due_at, v_now) into unblocks_at from stepquota.paused_tenants t where t.tenant = p_tenant;
   else
     unblocked_by := 'a higher limit, or the next period';
     unblocks_at := v_quota.period_end;
@@ -156,6 +182,7 @@ $workflow_run_quota_pause$;
 
 comment on function stepquota._pause_run(stepquota.workflow_runs, text, text, timestamptz, jsonb, timestamptz) is
   'Pauses a run at a path; answers the open wait.';
+comment on function stepquota._share_policy() is 'Keeps changes for all tenants out, or says that one is under way.';
 comment on function stepquota._leave_quota_wait(text, text, text, timestamptz) is 'Takes a path out of the run''s open quota wait.';
 comment on function stepquota._goes_on(stepquota.workflow_runs) is 'Whether any branch of a run works or was resumed.';
 comment on function stepquota._settle_run_status(stepquota.workflow_runs) is 'Sets a run WAITING when none of its branches goes on.';

@@ -47,23 +47,34 @@ begin
              then 1 else 0 end;
     v_new.reported_period_start := v_old.reported_period_start;
     v_new.reported := v_old.reported;
+    v_new.lane_count := v_old.lane_count;
+    v_new.carried_count := v_old.carried_count;
+    v_new.exhausted_at_count := v_old.exhausted_at_count;
   end if;
 
   v_limit_before := v_old.effective_limit;
   if v_is_new_period then
-    -- A period that was left and is come back to has its lane still, with the limit of then.
-    select l.allowance into v_limit_before from stepquota.workflow_step_usage_lanes l
-     where l.tenant = p_tenant and l.period_start = v_new.period_start and l.lane = 0;
+    -- A period that was left and is come back to had a limit of its own.
+    select p.effective_limit into v_limit_before
+      from stepquota.workflow_step_usage_periods p
+     where p.tenant = p_tenant and p.period_start = v_new.period_start;
     v_is_known_period := found;
+    v_new.carried_count := stepquota._carry_usage(v_old, v_new);
   end if;
   if v_is_new_period or v_old.effective_limit is distinct from v_new.effective_limit then
-    perform stepquota._give_limit_to_lane(p_tenant, v_new.period_start, v_new.effective_limit);
+    v_new.lane_count := stepquota._fit_lanes(p_tenant, v_new.period_start,
+      stepquota._count_units_left(v_new.effective_limit, v_new.carried_count));
+    v_new.exhausted_at_count := null;
   end if;
-  if v_is_new_period or (v_old.period_end, v_old.period_source) <> (v_new.period_end, v_new.period_source) then
-    insert into stepquota.workflow_step_usage_periods (tenant, period_start, period_end, period_source, created_at)
-    values (p_tenant, v_new.period_start, v_new.period_end, v_new.period_source, p_now)
+  if v_is_new_period or (v_old.period_end, v_old.period_source, v_old.effective_limit)
+       is distinct from (v_new.period_end, v_new.period_source, v_new.effective_limit) then
+    insert into stepquota.workflow_step_usage_periods
+      (tenant, period_start, period_end, period_source, effective_limit, carried_count, created_at)
+    values (p_tenant, v_new.period_start, v_new.period_end, v_new.period_source, v_new.effective_limit,
+      v_new.carried_count, p_now)
     on conflict (tenant, period_start) do update
-      set period_end = excluded.period_end, period_source = excluded.period_source;
+      set period_end = excluded.period_end, period_source = excluded.period_source,
+          effective_limit = excluded.effective_limit, carried_count = excluded.carried_count;
   end if;
 
   if v_is_known_period and v_limit_before is distinct from v_new.effective_limit then
@@ -92,8 +103,17 @@ begin
          stripe_subscription_id = v_new.stripe_subscription_id,
          stripe_subscription_item_id = v_new.stripe_subscription_item_id,
          valid_until = v_new.valid_until, epoch = v_new.epoch, refreshed_at = v_new.refreshed_at,
-         version = v_new.version, reported_period_start = v_new.reported_period_start, reported = v_new.reported
+         version = v_new.version, lane_count = v_new.lane_count, exhausted_at_count = v_new.exhausted_at_count,
+         carried_count = v_new.carried_count,
+         reported_period_start = v_new.reported_period_start, reported = v_new.reported
    where q.tenant = p_tenant;
+
+  -- The next period's lane is made ahead, or its first insert would make everybody wait for one caller.
+  if p_now >= v_new.period_end - interval '1 hour' and v_new.effective_limit is distinct from 0 then
+    insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
+    values (p_tenant, v_new.period_end, 0, v_new.effective_limit)
+    on conflict (tenant, period_start, lane) do nothing;
+  end if;
 
   if v_is_raised then
     update stepquota.paused_tenants set due_at = p_now where tenant = p_tenant and due_at > p_now;
@@ -104,25 +124,43 @@ begin
 end;
 $_refresh_quota$;
 
--- The period's one lane owns the whole limit.
--- Locks: the lane, after the quota row that the caller holds.
-create or replace function stepquota._give_limit_to_lane(p_tenant text, p_period_start timestamptz, p_limit bigint)
-returns void
+-- What the new period takes over from the one it replaces. A renewal takes over nothing: it starts where
+-- the old period ends. A period that begins before the old one has ended replaces it while it runs:
+-- then policy says whether usage goes along, by default only for the same subscription.
+--
+-- Units counted in the new period before, when it was current already, were carried to the old one and
+-- come back within its usage: only what they do not explain is carried.
+-- Locks: the caller holds the quota row FOR NO KEY UPDATE; the old period's lanes in key order, waiting.
+create or replace function stepquota._carry_usage(
+  p_old stepquota.workflow_step_quotas, p_new stepquota.workflow_step_quotas)
+returns bigint
 language plpgsql
 volatile
-as $_give_limit_to_lane$
+as $_carry_usage$
+declare
+  v_rule text;
+  v_known bigint;
 begin
-  insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-  values (p_tenant, p_period_start, 0, p_limit)
-  on conflict (tenant, period_start, lane) do nothing;
-  if not found then
-    update stepquota.workflow_step_usage_lanes
-       set allowance = p_limit
-     where tenant = p_tenant and period_start = p_period_start and lane = 0
-       and allowance is distinct from p_limit;
+  select p.carried_count into v_known
+    from stepquota.workflow_step_usage_periods p
+   where p.tenant = p_new.tenant and p.period_start = p_new.period_start;
+  if p_old.tenant is null or p_new.period_start >= p_old.period_end or p_new.period_end <= p_old.period_start then
+    return coalesce(v_known, 0);
   end if;
+  select case when p_old.stripe_subscription_id = p_new.stripe_subscription_id
+              then p.usage_on_moved_period else p.usage_on_other_period end
+    into v_rule
+    from stepquota.policy p;
+  if v_rule <> 'carry' then
+    return coalesce(v_known, 0);
+  end if;
+  -- The old lanes are closed at what they have used: who still reserves there starts over.
+  perform stepquota._deal_lanes(p_old.tenant, p_old.period_start, 0);
+  return greatest(
+    stepquota._sum_usage(p_old.tenant, p_old.period_start)
+    - (stepquota._sum_usage(p_new.tenant, p_new.period_start) - coalesce(v_known, 0)), 0);
 end;
-$_give_limit_to_lane$;
+$_carry_usage$;
 
 -- The quota row, locked against everybody who pauses runs or changes the limit, and up to date. For
 -- who changes inputs, resumes or removes a paused tenant.
@@ -139,7 +177,8 @@ end;
 $_lock_and_refresh_quota$;
 
 -- The quota to decide by: the stored one if it can be trusted; else refreshed, if its row is free;
--- else as stored while it is valid by the clock, or resolved without storing it.
+-- else as stored while it is valid by the clock, or resolved without storing it; and only where its
+-- lanes are not ready for that, after waiting for the row.
 -- is_trusted is false where somebody else holds the row: such a quota may allow, but not deny.
 -- Locks: the quota row without waiting, only when it must be refreshed.
 create or replace function stepquota._find_quota(p_tenant text, p_now timestamptz)
@@ -172,13 +211,18 @@ begin
   if p_now >= v_quota.period_start and p_now < v_quota.valid_until then
     return (v_quota, false)::stepquota._found_quota;
   end if;
+  -- The period is over and somebody else is opening the next one. Its lane was made ahead: if it owns
+  -- what the limit is now, nobody need wait.
   v_resolved := stepquota._resolve_quota(p_tenant, p_now);
-  v_resolved.quota.version := v_quota.version;
-  v_quota := v_resolved.quota;
-  insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-  values (p_tenant, v_quota.period_start, 0, v_quota.effective_limit)
-  on conflict (tenant, period_start, lane) do nothing;
-  return (v_quota, false)::stepquota._found_quota;
+  if exists (
+    select 1 from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = (v_resolved.quota).period_start
+    having count(*) > 0 and sum(l.allowance) is not distinct from (v_resolved.quota).effective_limit
+  ) then
+    v_resolved.quota.version := v_quota.version;
+    return (v_resolved.quota, false)::stepquota._found_quota;
+  end if;
+  return (stepquota._lock_and_refresh_quota(p_tenant, p_now), true)::stepquota._found_quota;
 end;
 $_find_quota$;
 
@@ -189,22 +233,28 @@ returns stepquota.workflow_step_quota
 language sql
 immutable
 as $_describe_quota$
-  -- Not greatest(): it passes over the NULL of unlimited.
   select (p_allowed, p_used_count, p_quota.effective_limit,
-          case when p_used_count > p_quota.effective_limit then 0 else p_quota.effective_limit - p_used_count end,
+          stepquota._count_units_left(p_quota.effective_limit, p_used_count),
           p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier,
           p_quota.granted_units, p_quota.stripe_subscription_id)::stepquota.workflow_step_quota;
 $_describe_quota$;
 
--- The units used in a period.
+-- The units used in a period: carried into it and counted in it.
 create or replace function stepquota._sum_usage(p_tenant text, p_period_start timestamptz)
 returns bigint
-language sql
+language plpgsql
 stable
 as $_sum_usage$
-  select coalesce(sum(l.used_count), 0)::bigint
-    from stepquota.workflow_step_usage_lanes l
-   where l.tenant = p_tenant and l.period_start = p_period_start;
+begin
+  return (
+    select coalesce(sum(l.used_count), 0)
+      from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = p_period_start)
+    + coalesce((
+    select p.carried_count
+      from stepquota.workflow_step_usage_periods p
+     where p.tenant = p_tenant and p.period_start = p_period_start), 0);
+end;
 $_sum_usage$;
 
 -- The summary without reserving. Refreshes the stored quota if it is stale and its row is free.
@@ -241,10 +291,10 @@ end;
 $_summarize_quota$;
 
 comment on function stepquota._refresh_quota(text, timestamptz) is 'Brings the stored quota in line with its inputs.';
-comment on function stepquota._give_limit_to_lane(text, timestamptz, bigint) is 'Gives a period''s lane the limit, making it if needed.';
 comment on function stepquota._lock_and_refresh_quota(text, timestamptz) is 'Locks the quota row and brings it in line with its inputs.';
 comment on function stepquota._find_quota(text, timestamptz) is 'The quota to decide by, and whether it may deny.';
 comment on function stepquota._describe_quota(stepquota.workflow_step_quotas, bigint, boolean) is 'Quota and usage as callers get them.';
+comment on function stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas) is 'Units that a period takes over from the one it replaces.';
 comment on function stepquota._sum_usage(text, timestamptz) is 'Units used in a period.';
 comment on function stepquota._summarize_quota(stepquota.workflow_step_quotas) is 'A quota with what is used of it.';
 comment on function stepquota.resolve_workflow_step_quota(text) is

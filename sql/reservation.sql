@@ -1,72 +1,184 @@
 -- The reservation: one unit, exactly, in the caller's transaction.
 
--- Takes one unit or says why not. The guarded UPDATE of the lane is what makes the limit exact: of any
+-- Takes one unit or says why not. The guarded UPDATE of a lane is what makes the limit exact: of any
 -- number of callers, those whose UPDATE finds room commit, and no others.
 --
--- A denial is a plain read of quota row and lane in one statement. It counts only if the lane is used
--- up there and the quota has not changed since it was chosen; else the decision starts over.
+-- This is the way of nearly every call: the stored quota can be trusted, and the caller's home lane is
+-- free and has room; or the tenant is known to be exhausted, which is one row's read. Everything else
+-- is _take_unit_elsewhere's.
 --
--- p_found is the quota to decide by, as _find_quota answered it or as the caller holds it locked.
 -- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it.
--- Locks: the lane, waiting for who has it; the quota row only if somebody else is changing it. A lane
--- that does not serve after the wait would stay locked, so the attempt is rolled back.
-create or replace function stepquota._take_unit(
-  p_tenant text, p_found stepquota._found_quota, p_unledgered_units integer, p_now timestamptz)
+-- Locks: the home lane without waiting; else as _take_unit_elsewhere.
+create or replace function stepquota._take_unit(p_tenant text, p_unledgered_units integer, p_now timestamptz)
 returns stepquota.workflow_step_quota
 language plpgsql
 volatile
 as $_take_unit$
 declare
+  v_quota stepquota.workflow_step_quotas;
+  v_home integer;
+  v_own_count bigint;
+  v_others_count bigint;
+begin
+  select q.* into v_quota
+    from stepquota.workflow_step_quotas q
+   where q.tenant = p_tenant and p_now >= q.period_start and p_now < q.valid_until
+     and (q.epoch, true) = (
+       select p.epoch, q.refreshed_at between p_now - p.staleness and p_now + p.staleness
+         from stepquota.policy p where p.only_row);
+  if found then
+    if v_quota.exhausted_at_count is not null then
+      return stepquota._describe_quota(v_quota, v_quota.exhausted_at_count, false);
+    end if;
+    v_home := pg_backend_pid() % v_quota.lane_count;
+    update stepquota.workflow_step_usage_lanes l
+       set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + p_unledgered_units
+     where l.tenant = p_tenant and l.period_start = v_quota.period_start
+       and l.lane = (
+         select i.lane from stepquota.workflow_step_usage_lanes i
+          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home
+            and (i.allowance is null or i.used_count < i.allowance)
+            for no key update skip locked)
+       and (l.allowance is null or l.used_count < l.allowance)
+    returning l.used_count, l.others_used_count into v_own_count, v_others_count;
+    if found then
+      return stepquota._describe_taken_unit(v_quota, v_home, v_own_count, v_others_count);
+    end if;
+  end if;
+  return stepquota._take_unit_elsewhere(p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+end;
+$_take_unit$;
+
+-- The answer for a unit taken from a lane. With one lane, and near the limit, its figures are exact;
+-- else they rest on what the lane remembers of the others, asked anew every 32 units: summing all lanes
+-- each time would cost more than the unit itself.
+-- Locks: the caller holds the lane.
+create or replace function stepquota._describe_taken_unit(
+  p_quota stepquota.workflow_step_quotas, p_lane integer, p_own_count bigint, p_others_count bigint)
+returns stepquota.workflow_step_quota
+language plpgsql
+volatile
+as $_describe_taken_unit$
+declare
+  v_used_count bigint := p_quota.carried_count + p_own_count;
+begin
+  if p_quota.lane_count > 1 then
+    v_used_count := v_used_count + p_others_count;
+    if p_own_count % 32 = 0
+       or p_quota.effective_limit - v_used_count < p_quota.lane_count * stepquota._get_lane_minimum() then
+      v_used_count := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
+      if p_own_count % 32 = 0 then
+        update stepquota.workflow_step_usage_lanes l
+           set others_used_count = v_used_count - p_own_count - p_quota.carried_count
+         where l.tenant = p_quota.tenant and l.period_start = p_quota.period_start and l.lane = p_lane;
+      end if;
+    end if;
+  end if;
+  perform stepquota._debug_reservation(p_quota, v_used_count);
+  return stepquota._describe_quota(p_quota, v_used_count, true);
+end;
+$_describe_taken_unit$;
+
+-- Takes a unit wherever there is one, waiting if it must: the quota is new or stale, the home lane is
+-- busy or used up. The lane that serves a busy tenant is split, if it is worth it.
+--
+-- A denial is a plain read of quota row and lanes in one statement. It counts only if all lanes are
+-- used up there and the quota has not changed since it was chosen; else the decision starts over.
+-- Nothing is denied from a pass that skipped a lane.
+--
+-- p_found is the quota to decide by, as _find_quota answered it or as the caller holds it locked.
+-- Locks: one lane, waiting for who has it; the quota row only if somebody else is changing it. A lane
+-- that does not serve after the wait would stay locked, so that attempt is rolled back.
+create or replace function stepquota._take_unit_elsewhere(
+  p_tenant text, p_found stepquota._found_quota, p_unledgered_units integer, p_now timestamptz)
+returns stepquota.workflow_step_quota
+language plpgsql
+volatile
+as $_take_unit_elsewhere$
+declare
   v_found stepquota._found_quota := p_found;
   v_quota stepquota.workflow_step_quotas := p_found.quota;
-  v_version bigint;
+  v_home integer;
+  v_lane integer;
+  v_own_count bigint;
+  v_others_count bigint;
   v_used_count bigint;
+  v_version bigint;
   v_is_exhausted boolean;
-  v_allowed boolean;
+  v_is_contended boolean;
 begin
   loop
+    v_home := pg_backend_pid() % v_quota.lane_count;
+    -- Lanes from home on, then those before it; by the key's order, so that the first free one ends it.
+    v_lane := null;
+    select i.lane into v_lane
+      from stepquota.workflow_step_usage_lanes i
+     where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane >= v_home
+       and (i.allowance is null or i.used_count < i.allowance)
+     order by i.tenant, i.period_start, i.lane
+     limit 1
+       for no key update skip locked;
+    if v_lane is null and v_home > 0 then
+      select i.lane into v_lane
+        from stepquota.workflow_step_usage_lanes i
+       where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane < v_home
+         and (i.allowance is null or i.used_count < i.allowance)
+       order by i.tenant, i.period_start, i.lane
+       limit 1
+         for no key update skip locked;
+    end if;
+
+    -- Not at home: it is busy, or used up and the others may be busy soon.
+    v_is_contended := v_lane is distinct from v_home;
+    if v_lane is null then
+      select q.version, sum(l.used_count), bool_and(l.allowance is not null and l.used_count >= l.allowance),
+             min(l.lane) filter (where l.allowance is null or l.used_count < l.allowance)
+        into v_version, v_used_count, v_is_exhausted, v_lane
+        from stepquota.workflow_step_quotas q
+        left join stepquota.workflow_step_usage_lanes l
+          on l.tenant = q.tenant and l.period_start = v_quota.period_start
+       where q.tenant = p_tenant
+       group by q.version;
+      if v_version is distinct from v_quota.version then
+        v_found := stepquota._find_quota(p_tenant, p_now);
+        v_quota := v_found.quota;
+        continue;
+      elsif v_used_count is null then
+        -- The lanes are gone, by hand or by a restore: without one there would be no end to this loop.
+        v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
+        perform stepquota._fit_lanes(p_tenant, v_quota.period_start,
+          stepquota._count_units_left(v_quota.effective_limit, v_quota.carried_count));
+        continue;
+      elsif v_is_exhausted and v_found.is_trusted then
+        return stepquota._describe_quota(v_quota, v_quota.carried_count + v_used_count, false);
+      elsif v_is_exhausted then
+        -- Somebody is changing this quota: nothing may be denied from what it was before.
+        v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
+        v_found.is_trusted := true;
+        continue;
+      end if;
+    end if;
+
     begin
       update stepquota.workflow_step_usage_lanes l
          set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + p_unledgered_units
-       where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = 0
+       where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = v_lane
          and (l.allowance is null or l.used_count < l.allowance)
-      returning l.used_count into v_used_count;
+      returning l.used_count, l.others_used_count into v_own_count, v_others_count;
       if found then
-        perform stepquota._debug_reservation(v_quota, v_used_count);
-        v_allowed := true;
+        if v_is_contended then
+          perform stepquota._fan_out_lane(p_tenant, v_quota.period_start, v_lane);
+        end if;
         exit;
       end if;
       raise exception using errcode = 'WQ000', message = 'the lane does not serve';
     exception when sqlstate 'WQ000' then
       null;  -- never leaves this function: it gives the lane's lock back
     end;
-
-    select q.version, l.used_count, l.used_count >= l.allowance
-      into v_version, v_used_count, v_is_exhausted
-      from stepquota.workflow_step_quotas q
-      left join stepquota.workflow_step_usage_lanes l
-        on l.tenant = q.tenant and l.period_start = v_quota.period_start and l.lane = 0
-     where q.tenant = p_tenant;
-    if v_is_exhausted and v_version = v_quota.version then
-      if v_found.is_trusted then
-        v_allowed := false;
-        exit;
-      end if;
-      -- Somebody is changing this quota: nothing may be denied from what it was before.
-      v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
-      v_found.is_trusted := true;
-    elsif v_version is distinct from v_quota.version then
-      v_found := stepquota._find_quota(p_tenant, p_now);
-      v_quota := v_found.quota;
-    elsif v_used_count is null then
-      -- The lane is gone, by hand or by a restore: without one there would be no end to this loop.
-      v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
-      perform stepquota._give_limit_to_lane(p_tenant, v_quota.period_start, v_quota.effective_limit);
-    end if;
   end loop;
-  return stepquota._describe_quota(v_quota, v_used_count, v_allowed);
+  return stepquota._describe_taken_unit(v_quota, v_lane, v_own_count, v_others_count);
 end;
-$_take_unit$;
+$_take_unit_elsewhere$;
 
 -- A reservation leaves no row but the counter. Whoever debugs sees one message with all its figures;
 -- building it is saved where nobody listens.
@@ -87,7 +199,9 @@ begin
 end;
 $_debug_reservation$;
 
--- What is recorded when a tenant is denied: the first time a period.
+-- What a denial leaves: the mark on the quota row, by which the next denial is one row's read; and, the
+-- first time a period, an event. Both only if the quota row is free: nobody waits for them.
+-- Locks: the quota row, without waiting.
 create or replace function stepquota._record_exhaustion(
   p_tenant text, p_quota stepquota.workflow_step_quota, p_run_id text, p_now timestamptz)
 returns void
@@ -95,12 +209,116 @@ language plpgsql
 volatile
 as $_record_exhaustion$
 begin
+  -- After the first time this read is all that happens.
+  if exists (
+    select 1 from stepquota.workflow_step_quotas q
+     where q.tenant = p_tenant and q.period_start = p_quota.period_start and q.exhausted_at_count is not null
+       and q.reported_period_start = p_quota.period_start and 'quota_exhausted' = any (q.reported)
+  ) then
+    return;
+  end if;
   perform stepquota._record_event_once(p_tenant, p_quota.period_start, 'quota_exhausted', 'warning', p_run_id,
     jsonb_build_object('used_count', p_quota.used_count, 'effective_limit', p_quota.effective_limit,
       'period_start', p_quota.period_start, 'period_end', p_quota.period_end,
       'period_source', p_quota.period_source, 'limit_source', p_quota.limit_source, 'tier', p_quota.tier), p_now);
+  perform 1
+     from stepquota.workflow_step_quotas q
+    where q.tenant = p_tenant and q.period_start = p_quota.period_start and q.exhausted_at_count is null
+      for no key update skip locked;
+  if found then
+    -- Under the lock no capacity can be raised, so what is used up now stays so until the mark is cleared.
+    update stepquota.workflow_step_quotas q
+       set exhausted_at_count = q.carried_count + u.used_count
+      from (select sum(l.used_count)::bigint as used_count,
+                   bool_and(l.allowance is not null and l.used_count >= l.allowance) as is_exhausted
+              from stepquota.workflow_step_usage_lanes l
+             where l.tenant = p_tenant and l.period_start = p_quota.period_start) u
+     where q.tenant = p_tenant and u.is_exhausted;
+  end if;
 end;
 $_record_exhaustion$;
+
+-- Takes many units: all, or as many as there are where partial is allowed, or none. First from one lane
+-- that has them and is free. Else from all lanes together, behind the only gate to several: the quota
+-- row, so that two batches over short lanes cannot wait for each other.
+-- Locks: one lane without waiting; or the quota row FOR NO KEY UPDATE and all lanes in key order, waiting.
+create or replace function stepquota._take_units(
+  p_tenant text, p_units integer, p_allow_partial boolean, p_is_ledgered boolean, p_now timestamptz)
+returns stepquota.workflow_steps_quota
+language plpgsql
+volatile
+as $_take_units$
+declare
+  v_found stepquota._found_quota := stepquota._find_quota(p_tenant, p_now);
+  v_quota stepquota.workflow_step_quotas := v_found.quota;
+  v_home integer := pg_backend_pid() % v_quota.lane_count;
+  v_granted bigint := 0;
+  v_left numeric;
+begin
+  if v_quota.exhausted_at_count is not null then
+    if v_found.is_trusted then
+      return stepquota._describe_granted_units(v_quota, 0, false);
+    end if;
+  else
+    update stepquota.workflow_step_usage_lanes l
+       set used_count = l.used_count + p_units,
+           unledgered_count = l.unledgered_count + case when p_is_ledgered then 0 else p_units end
+     where l.tenant = p_tenant and l.period_start = v_quota.period_start
+       and l.lane = (
+         select i.lane from stepquota.workflow_step_usage_lanes i
+          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home
+            and (i.allowance is null or i.used_count + p_units <= i.allowance)
+            for no key update skip locked)
+       and (l.allowance is null or l.used_count + p_units <= l.allowance);
+    if found then
+      return stepquota._describe_granted_units(v_quota, p_units, true);
+    end if;
+  end if;
+
+  v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
+  perform 1 from stepquota.workflow_step_usage_lanes l
+    where l.tenant = p_tenant and l.period_start = v_quota.period_start
+    order by l.tenant, l.period_start, l.lane
+      for no key update;
+  select case when bool_or(l.allowance is null) then p_units
+              else sum(stepquota._count_units_left(l.allowance, l.used_count)) end into v_left
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = v_quota.period_start;
+  if v_left >= p_units or p_allow_partial then
+    v_granted := least(v_left, p_units);
+  end if;
+  if v_granted > 0 then
+    update stepquota.workflow_step_usage_lanes l
+       set used_count = l.used_count + t.taken,
+           unledgered_count = l.unledgered_count + case when p_is_ledgered then 0 else t.taken end
+      from (select r.lane, least(r.room, v_granted - r.room_before)::bigint as taken
+              from (select i.lane, coalesce(stepquota._count_units_left(i.allowance, i.used_count), v_granted) as room,
+                           coalesce(sum(coalesce(stepquota._count_units_left(i.allowance, i.used_count), v_granted))
+                             over (order by i.lane rows between unbounded preceding and 1 preceding), 0) as room_before
+                      from stepquota.workflow_step_usage_lanes i
+                     where i.tenant = p_tenant and i.period_start = v_quota.period_start) r
+             where r.room_before < v_granted and r.room > 0) t
+     where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = t.lane;
+  end if;
+  return stepquota._describe_granted_units(v_quota, v_granted, v_granted > 0);
+end;
+$_take_units$;
+
+-- The answer for a batch; its figures are exact.
+create or replace function stepquota._describe_granted_units(
+  p_quota stepquota.workflow_step_quotas, p_granted bigint, p_allowed boolean)
+returns stepquota.workflow_steps_quota
+language plpgsql
+stable
+as $_describe_granted_units$
+declare
+  v_used_count bigint := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
+begin
+  return (p_allowed, v_used_count, p_quota.effective_limit, stepquota._count_units_left(p_quota.effective_limit, v_used_count),
+    p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier,
+    p_quota.granted_units, p_quota.stripe_subscription_id, p_granted)::stepquota.workflow_steps_quota;
+end;
+$_describe_granted_units$;
 
 -- One unit for a caller that keeps its own ledger. A denial is an answer, never an error.
 -- Locks: perhaps the quota row without waiting; the lane. SQLSTATEs: WQ001; 55P03 under lock_timeout;
@@ -112,13 +330,16 @@ volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
+-- Generic plans: every statement goes by a key, and planning a partitioned ledger each time costs more
+-- than all the rest.
+set plan_cache_mode = force_generic_plan
 as $reserve_workflow_step$
 declare
   v_now timestamptz := stepquota._now();
   v_quota stepquota.workflow_step_quota;
 begin
   perform stepquota._check_tenant(p_tenant);
-  v_quota := stepquota._take_unit(p_tenant, stepquota._find_quota(p_tenant, v_now), 1, v_now);
+  v_quota := stepquota._take_unit(p_tenant, 1, v_now);
   if not v_quota.allowed then
     perform stepquota._record_exhaustion(p_tenant, v_quota, null, v_now);
   end if;
@@ -126,8 +347,61 @@ begin
 end;
 $reserve_workflow_step$;
 
-comment on function stepquota._take_unit(text, stepquota._found_quota, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
+-- Many units in one round trip, for a caller that keeps its own ledger: all, none, or with
+-- p_allow_partial as many as are left.
+-- Locks: as _take_units. SQLSTATEs: WQ001; 55P03 under lock_timeout; 40001 under REPEATABLE READ and
+-- SERIALIZABLE when another reservation committed since the snapshot.
+create or replace function stepquota.reserve_workflow_steps(
+  p_tenant text, p_steps integer, p_allow_partial boolean default false)
+returns stepquota.workflow_steps_quota
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+-- Generic plans: every statement goes by a key, and planning a partitioned ledger each time costs more
+-- than all the rest.
+set plan_cache_mode = force_generic_plan
+as $reserve_workflow_steps$
+declare
+  v_now timestamptz := stepquota._now();
+  v_quota stepquota.workflow_steps_quota;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  if p_steps is null or p_steps < 1 then
+    perform stepquota._refuse_argument('p_steps', p_steps::text, 'a number from 1', 'Ask for as many steps as are about to start.');
+  end if;
+  if p_allow_partial is null then
+    perform stepquota._refuse_argument('p_allow_partial', null, 'true or false', 'false takes all or nothing.');
+  end if;
+  v_quota := stepquota._take_units(p_tenant, p_steps, p_allow_partial, false, v_now);
+  if v_quota.granted < p_steps and v_quota.remaining = 0 then
+    perform stepquota._record_exhaustion(p_tenant, stepquota._describe_batch(v_quota), null, v_now);
+  end if;
+  return v_quota;
+end;
+$reserve_workflow_steps$;
+
+-- A batch's answer without its count.
+create or replace function stepquota._describe_batch(p_quota stepquota.workflow_steps_quota)
+returns stepquota.workflow_step_quota
+language sql
+immutable
+as $_describe_batch$
+  select (p_quota.allowed, p_quota.used_count, p_quota.effective_limit, p_quota.remaining, p_quota.period_start,
+          p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier, p_quota.granted_units,
+          p_quota.stripe_subscription_id)::stepquota.workflow_step_quota;
+$_describe_batch$;
+
+comment on function stepquota._take_unit(text, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
+comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, integer, bigint, bigint) is 'The answer for a unit taken from a lane.';
+comment on function stepquota._take_unit_elsewhere(text, stepquota._found_quota, integer, timestamptz) is 'Takes one unit from any lane, or says that none is free.';
 comment on function stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint) is 'One debug message a reservation.';
 comment on function stepquota._record_exhaustion(text, stepquota.workflow_step_quota, text, timestamptz) is 'Records that a tenant was denied, once a period.';
 comment on function stepquota.reserve_workflow_step(text) is
   'Takes one step of the tenant''s quota, in the caller''s transaction: rolled back with it. allowed = false is a denial, which is data and no error. For callers that keep their own ledger; others use start_workflow_step. WQ001 for a tenant that cannot be one.';
+comment on function stepquota._take_units(text, integer, boolean, boolean, timestamptz) is 'Takes many units of the tenant''s quota.';
+comment on function stepquota._describe_granted_units(stepquota.workflow_step_quotas, bigint, boolean) is 'The answer for a batch.';
+comment on function stepquota._describe_batch(stepquota.workflow_steps_quota) is 'A batch''s answer without its count.';
+comment on function stepquota.reserve_workflow_steps(text, integer, boolean) is
+  'Takes p_steps steps of the tenant''s quota in one round trip, in the caller''s transaction: all or none; with p_allow_partial as many as are left. granted is how many. For callers that keep their own ledger. WQ001 bad arguments.';

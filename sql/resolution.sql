@@ -68,8 +68,8 @@ as $_list_quota_candidates$
            array_position(array['trialing', 'active', 'past_due', 'unpaid'], s.status) as status_rank,
            p.metadata ->> 'workflow_step_limit' as price_limit_text,
            r.metadata ->> 'workflow_step_limit' as product_limit_text,
-           price_limit.state as price_limit_state,
-           product_limit.state as product_limit_state,
+           case when p.id is null then 'unknown' else price_limit.state end as price_limit_state,
+           case when r.id is null then 'unknown' else product_limit.state end as product_limit_state,
            -- The first valid source: the price, then the product.
            case when price_limit.state in ('limited', 'unlimited') then price_limit.state
                 else product_limit.state end as limit_state,
@@ -77,6 +77,12 @@ as $_list_quota_candidates$
                 else product_limit.step_limit end as step_limit,
            case when price_limit.state in ('limited', 'unlimited') then 'stripe_price_metadata'
                 else 'stripe_product_metadata' end as limit_place,
+           -- A longer price may give its limit by the month: then the windows are months on the anchor day.
+           coalesce(p.metadata ->> 'workflow_step_limit_interval', r.metadata ->> 'workflow_step_limit_interval', '')
+             = 'month'
+             and (p.recurring_interval = 'year' or p.recurring_interval = 'month' and p.recurring_interval_count > 1)
+             as is_by_month,
+           s.billing_cycle_anchor,
            coalesce(s.cancel_at_period_end or s.cancel_at <= i.current_period_end, false) as is_due_to_end,
            i.current_period_end
              + case when s.trial_end = i.current_period_end then policy.trial_renewal_grace
@@ -138,14 +144,14 @@ as $_list_quota_candidates$
   select row_number() over (
            order by p.item_rank nulls last, (p.period_state = 'current') desc nulls last, p.status_rank nulls last,
                     p.has_valid_limit desc,
-                    case when p.period_state = 'presumed' then p.renewal_start else p.item_start end desc nulls last,
+                    billed.period_start desc nulls last,
                     p.subscription_id collate "C", p.item_id collate "C"),
          p.item_rank, p.subscription_id, p.status, p.item_id, p.price_id, p.product_id, p.period_state,
-         case when p.period_state = 'presumed' then p.renewal_start else p.item_start end,
-         case when p.period_state = 'presumed' then p.renewal_end else p.item_end end,
-         least(
-           case when p.period_state = 'presumed' then least(p.renewal_end, p.presumed_until) else p.item_end end,
-           p.cancel_at, p.ended_at),
+         -- Both pass over the NULLs of a period that is not cut into months.
+         greatest(billed.period_start, month.period_start),
+         least(billed.period_end, month.period_end),
+         least(billed.period_end, month.period_end,
+           case when p.period_state = 'presumed' then p.presumed_until end, p.cancel_at, p.ended_at),
          p.price_limit_text, p.price_limit_state, p.product_limit_text, p.product_limit_state,
          p.has_valid_limit, p.step_limit,
          case when p.limit_state = 'unlimited' then 'unlimited_metadata' else p.limit_place end,
@@ -154,6 +160,14 @@ as $_list_quota_candidates$
                   and p.disqualified_because is not null, false),
          p.disqualified_because
     from placed p
+   cross join lateral (
+     select case when p.period_state = 'presumed' then p.renewal_start else p.item_start end as period_start,
+            case when p.period_state = 'presumed' then p.renewal_end else p.item_end end as period_end) billed
+   cross join lateral stepquota._billing_period(
+           case when not p.is_by_month then null
+                when p.billing_cycle_anchor <= p_now then p.billing_cycle_anchor
+                else billed.period_start end,
+           'month', 1, p_now) as month
    order by 1;
 $_list_quota_candidates$;
 
@@ -211,7 +225,7 @@ begin
     if v_winner.price_limit_state = 'invalid' then
       v_findings := v_findings || stepquota._describe_invalid_limit('price', v_winner.price_id, v_winner.price_limit_text);
     end if;
-    if v_winner.product_limit_state = 'invalid' and v_winner.price_limit_state in ('absent', 'invalid') then
+    if v_winner.product_limit_state = 'invalid' and v_winner.price_limit_state not in ('limited', 'unlimited') then
       v_findings := v_findings
         || stepquota._describe_invalid_limit('product', v_winner.product_id, v_winner.product_limit_text);
     end if;
@@ -238,6 +252,8 @@ begin
   v_quota.refreshed_at := p_now;
   v_quota.version := 1;
   v_quota.reported := '{}';
+  v_quota.lane_count := 1;
+  v_quota.carried_count := 0;
   return (v_quota, v_findings)::stepquota._resolved_quota;
 end;
 $_resolve_quota$;
@@ -271,7 +287,8 @@ declare
   v_quota stepquota.workflow_step_quotas;
   v_candidate record;
   v_plan text;
-  v_used numeric;
+  v_used bigint;
+  v_suspended_at timestamptz;
   v_first boolean := true;
 begin
   perform stepquota._check_tenant(p_tenant);
@@ -356,24 +373,34 @@ begin
                 from stepquota.tiers t where t.tier = v_quota.tier);
   return next;
 
-  select sum(l.used_count) into v_used
-    from stepquota.workflow_step_usage_lanes l
-   where l.tenant = p_tenant and l.period_start = v_quota.period_start;
+  v_used := stepquota._sum_usage(p_tenant, v_quota.period_start);
   "position" := "position" + 1;
   object_type := 'usage';
   object_id := p_tenant;
   verdict := 'info';
   reason := case
     when v_quota.effective_limit is null
-      then format('%s steps used, unlimited, in the period until %s.', coalesce(v_used, 0),
+      then format('%s steps used, unlimited, in the period until %s.', v_used,
         stepquota._format_moment(v_quota.period_end))
-    else format('%s of %s steps used, %s left until %s.', coalesce(v_used, 0), v_quota.effective_limit,
-        greatest(v_quota.effective_limit - coalesce(v_used, 0), 0), stepquota._format_moment(v_quota.period_end))
+    else format('%s of %s steps used, %s left until %s.', v_used, v_quota.effective_limit,
+        stepquota._count_units_left(v_quota.effective_limit, v_used), stepquota._format_moment(v_quota.period_end))
   end;
-  details := jsonb_build_object('used_count', coalesce(v_used, 0), 'effective_limit', v_quota.effective_limit,
+  details := jsonb_build_object('used_count', v_used, 'effective_limit', v_quota.effective_limit,
     'period_start', v_quota.period_start, 'period_end', v_quota.period_end,
     'period_source', v_quota.period_source, 'limit_source', v_quota.limit_source);
   return next;
+
+  v_suspended_at := (stepquota._host_find_tenant(p_tenant)).suspended_at;
+  if v_suspended_at is not null then
+    "position" := "position" + 1;
+    object_type := 'tenant';
+    object_id := p_tenant;
+    verdict := 'info';
+    reason := format('The tenant is suspended since %s: start_workflow_step starts nothing, whatever is left.',
+      stepquota._format_moment(v_suspended_at));
+    details := jsonb_build_object('suspended_at', v_suspended_at);
+    return next;
+  end if;
 end;
 $explain_workflow_step_quota$;
 
@@ -385,6 +412,7 @@ immutable
 as $_explain_limit$
   select case
     when p_won then format('Its workflow_step_limit %s is the limit.', quote_literal(p_text))
+    when p_state = 'unknown' then format('The %s is not in the mirror: it has not arrived, or it was deleted.', p_object_type)
     when p_state = 'absent' then format('The %s has no workflow_step_limit.', p_object_type)
     when p_state = 'invalid'
       then format('Its workflow_step_limit %s is not valid (a whole number above 0, or unlimited), so the next source is used.',
@@ -403,4 +431,4 @@ comment on function stepquota._resolve_quota(text, timestamptz) is
 comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
 comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';
 comment on function stepquota.explain_workflow_step_quota(text) is
-  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, usage), object_id, verdict (won, lost, info), reason in words, details. WQ001 for a tenant that cannot be one.';
+  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, usage, tenant), object_id, verdict (won, lost, info), reason in words, details. WQ001 for a tenant that cannot be one.';

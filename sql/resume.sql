@@ -103,6 +103,9 @@ begin
   if runs_resumed > 0 then
     perform stepquota._notify_resumptions();
   end if;
+  if v_due_at > p_now and not stepquota._share_policy() then
+    v_due_at := least(v_due_at, p_now + interval '1 second');
+  end if;
   if stepquota._host_has_quota_queue(p_quota.tenant) then
     update stepquota.paused_tenants set due_at = v_due_at where tenant = p_quota.tenant;
     if not found then

@@ -17,6 +17,9 @@ volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
+-- Generic plans: every statement goes by a key, and planning a partitioned ledger each time costs more
+-- than all the rest.
+set plan_cache_mode = force_generic_plan
 as $start_workflow_step$
 declare
   v_now timestamptz := stepquota._now();
@@ -54,11 +57,11 @@ begin
     return stepquota._describe_start('held', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
   end if;
 
-  v_quota := stepquota._take_unit(p_tenant, stepquota._find_quota(p_tenant, v_now), 0, v_now);
+  v_quota := stepquota._take_unit(p_tenant, 0, v_now);
   if not v_quota.allowed then
     perform stepquota._record_exhaustion(p_tenant, v_quota, p_run_id, v_now);
-    v_quota := stepquota._take_unit(p_tenant, (stepquota._share_quota(p_tenant, v_now), true)::stepquota._found_quota,
-      0, v_now);
+    v_quota := stepquota._take_unit_elsewhere(p_tenant,
+      (stepquota._share_quota(p_tenant, v_now), true)::stepquota._found_quota, 0, v_now);
   end if;
   if not v_quota.allowed then
     v_wait_id := stepquota._pause_run(v_run, p_node_path, 'quota', v_quota.period_end,
@@ -66,17 +69,148 @@ begin
     return stepquota._describe_start('quota_paused', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
   end if;
 
-  v_step_id := gen_random_uuid();
-  perform stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
-    p_step_type, v_quota.period_start, v_now);
-  perform stepquota._enter_resumed_path(p_tenant, p_run_id, p_node_path, v_now);
-  perform stepquota._leave_quota_wait(p_tenant, p_run_id, p_node_path, v_now);
+  v_step_id := stepquota._start_attempt(v_run, p_node_path, p_attempt, p_step_type, v_quota.period_start, v_now);
   perform stepquota._host_set_run(p_tenant, p_run_id, 'RUNNING', p_node_path);
   v_step.step_id := v_step_id;
   v_step.status := 'STARTED';
   return stepquota._describe_start('started', v_step, null, v_quota);
 end;
 $start_workflow_step$;
+
+-- The ledger row of an attempt whose unit is taken; its path is back from any pause.
+-- Locks: the caller holds the run.
+create or replace function stepquota._start_attempt(
+  p_run stepquota.workflow_runs, p_node_path text, p_attempt integer, p_step_type text,
+  p_period_start timestamptz, p_now timestamptz)
+returns uuid
+language plpgsql
+volatile
+as $_start_attempt$
+declare
+  v_step_id uuid := gen_random_uuid();
+begin
+  perform stepquota._host_insert_step(p_run.tenant, p_run.run_id, p_node_path, p_attempt, p_run.ledger_month, v_step_id,
+    p_step_type, p_period_start, p_now);
+  perform stepquota._enter_resumed_path(p_run.tenant, p_run.run_id, p_node_path, p_now);
+  perform stepquota._leave_quota_wait(p_run.tenant, p_run.run_id, p_node_path, p_now);
+  return v_step_id;
+end;
+$_start_attempt$;
+
+-- A whole forEach in one round trip: starts what fits, in the order given, and pauses the run at the
+-- first path that does not; the paths after it are neither started nor part of the pause.
+-- Locks: as start_workflow_step, with units taken as by _take_units.
+-- SQLSTATEs: WQ001, WQ002, WQ006, WQ007.
+create or replace function stepquota.start_workflow_steps(
+  p_tenant text, p_run_id text, p_node_paths text[], p_attempts integer[] default null,
+  p_step_type text default 'action', p_delivery bigint default null)
+returns setof stepquota.workflow_steps_start
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+-- Generic plans: every statement goes by a key, and planning a partitioned ledger each time costs more
+-- than all the rest.
+set plan_cache_mode = force_generic_plan
+as $start_workflow_steps$
+declare
+  v_now timestamptz := stepquota._now();
+  v_attempts integer[] := coalesce(p_attempts, array_fill(1, array[coalesce(cardinality(p_node_paths), 0)]));
+  v_run stepquota.workflow_runs;
+  v_new_count integer;
+  v_is_suspended boolean;
+  v_batch stepquota.workflow_steps_quota;
+  v_quota stepquota.workflow_step_quota;
+  v_units_left bigint := 0;
+  v_visit record;
+  v_step stepquota.workflow_run_steps;
+  v_wait_id uuid;
+  v_start stepquota.workflow_step_start;
+  v_last_path text;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  perform stepquota._check_run_id(p_run_id);
+  perform stepquota._check_name('p_step_type', p_step_type);
+  if coalesce(cardinality(p_node_paths), 0) not between 1 and 10000 or array_ndims(p_node_paths) > 1 then
+    perform stepquota._refuse_argument('p_node_paths', cardinality(p_node_paths)::text, 'a list of 1 to 10000 paths',
+      'Start a longer forEach in several calls.');
+  end if;
+  if cardinality(v_attempts) <> cardinality(p_node_paths) then
+    perform stepquota._refuse_argument('p_attempts', cardinality(v_attempts)::text, 'one attempt for each path',
+      'Leave it out where all are first tries.');
+  end if;
+  for v_visit in select v.node_path, v.attempt from unnest(p_node_paths, v_attempts) as v (node_path, attempt) loop
+    perform stepquota._check_node_path(v_visit.node_path);
+    perform stepquota._check_attempt(v_visit.attempt);
+  end loop;
+
+  v_run := stepquota._lock_known_run(p_tenant, p_run_id);
+  perform stepquota._check_delivery(p_tenant, p_run_id, p_delivery);
+  select count(*) into v_new_count
+    from (select distinct v.node_path, v.attempt from unnest(p_node_paths, v_attempts) as v (node_path, attempt)) d
+   where (stepquota._host_find_step(p_tenant, p_run_id, d.node_path, d.attempt, v_run.ledger_month)).step_id is null;
+  v_is_suspended := (stepquota._host_find_tenant(p_tenant)).suspended_at is not null;
+  if v_new_count > 0 then
+    perform stepquota._check_run_goes_on(v_run);
+    if v_is_suspended then
+      v_quota := stepquota._summarize_quota(stepquota._share_quota(p_tenant, v_now));
+    else
+      v_batch := stepquota._take_units(p_tenant, v_new_count, true, true, v_now);
+      v_units_left := v_batch.granted;
+      if v_units_left < v_new_count then
+        perform stepquota._record_exhaustion(p_tenant, stepquota._describe_batch(v_batch), p_run_id, v_now);
+        -- Decided again behind the gate, so that no raise of capacity slips between denial and pause.
+        perform stepquota._lock_and_refresh_quota(p_tenant, v_now);
+        v_batch := stepquota._take_units(p_tenant, (v_new_count - v_units_left)::integer, true, true, v_now);
+        v_units_left := v_units_left + v_batch.granted;
+      end if;
+      v_quota := stepquota._describe_batch(v_batch);
+    end if;
+  end if;
+
+  for v_visit in select v.node_path, v.attempt from unnest(p_node_paths, v_attempts) as v (node_path, attempt) loop
+    v_step := stepquota._host_find_step(p_tenant, p_run_id, v_visit.node_path, v_visit.attempt, v_run.ledger_month);
+    if v_step.status <> 'STARTED' then
+      v_start := stepquota._describe_start('already_finished', v_step, null,
+        stepquota._describe_period(p_tenant, v_step.period_start, v_now));
+    elsif v_step.status = 'STARTED' then
+      perform stepquota._check_run_goes_on(v_run);
+      perform stepquota._enter_resumed_path(p_tenant, p_run_id, v_visit.node_path, v_now);
+      v_start := stepquota._describe_start('already_started', v_step, null,
+        stepquota._describe_period(p_tenant, v_step.period_start, v_now));
+    elsif v_units_left > 0 then
+      v_step.step_id := stepquota._start_attempt(v_run, v_visit.node_path, v_visit.attempt, p_step_type,
+        v_quota.period_start, v_now);
+      v_step.status := 'STARTED';
+      v_units_left := v_units_left - 1;
+      v_last_path := v_visit.node_path;
+      v_quota.allowed := true;
+      v_start := stepquota._describe_start('started', v_step, null, v_quota);
+    else
+      if v_last_path is not null then
+        v_run := stepquota._host_set_run(p_tenant, p_run_id, 'RUNNING', v_last_path);
+        v_last_path := null;
+      end if;
+      v_quota.allowed := false;
+      if v_wait_id is null then
+        v_wait_id := stepquota._pause_run(v_run, v_visit.node_path,
+          case when v_is_suspended then 'tenant_suspended' else 'quota' end, v_quota.period_end,
+          stepquota._describe_pause(v_quota), v_now);
+      end if;
+      v_start := stepquota._describe_start(case when v_is_suspended then 'held' else 'quota_paused' end,
+        null::stepquota.workflow_run_steps, v_wait_id, v_quota);
+    end if;
+    return next (v_start.outcome, v_start.step_id, v_start.wait_id, v_start.allowed, v_start.used_count,
+      v_start.effective_limit, v_start.remaining, v_start.period_start, v_start.period_end, v_start.period_source,
+      v_start.limit_source, v_start.tier, v_start.granted_units, v_start.stripe_subscription_id, v_start.step_status,
+      v_visit.node_path, v_visit.attempt)::stepquota.workflow_steps_start;
+  end loop;
+  if v_last_path is not null then
+    perform stepquota._host_set_run(p_tenant, p_run_id, 'RUNNING', v_last_path);
+  end if;
+end;
+$start_workflow_steps$;
 
 -- The quota row, up to date and locked against every change of capacity until the caller's transaction
 -- ends. If it must be refreshed first, the share is given back: two that held it and wanted more would
@@ -173,6 +307,9 @@ volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
+-- Generic plans: every statement goes by a key, and planning a partitioned ledger each time costs more
+-- than all the rest.
+set plan_cache_mode = force_generic_plan
 as $finish_workflow_step$
 declare
   v_now timestamptz := stepquota._now();
@@ -224,3 +361,6 @@ comment on function stepquota.start_workflow_step(text, text, text, integer, tex
   'Starts a step attempt: takes a unit, writes its ledger row and sets the run''s place, all in the caller''s transaction; or pauses the run. outcome: started; already_started (counted before, not finished); already_finished (do not execute; step_status says how); quota_paused (wait_id; a resumption will come); held (the tenant is suspended). The key (run, node_path, attempt) makes it safe to ask again. step_type is free text; forEach, loop, parallel, event, human, time, timeout and retry are steps that contain or await others. delivery is the number a claim answered. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed.';
 comment on function stepquota.finish_workflow_step(text, text, text, integer, text, jsonb, bigint) is
   'Finishes a started attempt as SUCCEEDED, FAILED, RETRY_SCHEDULED or CANCELED; the same again answers the same. Uncounts nothing. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed, WQ008 no such attempt, WQ009 finished with another status.';
+comment on function stepquota._start_attempt(stepquota.workflow_runs, text, integer, text, timestamptz, timestamptz) is 'Writes the ledger row of an attempt whose unit is taken.';
+comment on function stepquota.start_workflow_steps(text, text, text[], integer[], text, bigint) is
+  'Starts many attempts of one run in one round trip, a row a path in the order given: what fits is started, at the first that does not the run is paused. The columns of start_workflow_step, then node_path and attempt. Paths after the pause answer quota_paused (or held) too: ask for them again when the run is resumed. At most 10000 paths; p_attempts NULL is attempt 1 for all. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed.';

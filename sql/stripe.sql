@@ -474,8 +474,10 @@ declare
   v_written record;
   v_tenants text[] := '{}'::text[];
 begin
-  if p_fetched_at is null or not isfinite(p_fetched_at) then
-    perform stepquota._refuse_argument('p_fetched_at', p_fetched_at::text, 'a moment',
+  -- One ahead of the clock would make every later answer stale until then.
+  if p_fetched_at is null or not isfinite(p_fetched_at)
+     or p_fetched_at > greatest(v_now, clock_timestamp()) + interval '5 minutes' then
+    perform stepquota._refuse_argument('p_fetched_at', p_fetched_at::text, 'a moment that is not ahead of the clock',
       'Read the database''s clock before you ask Stripe for the object, and pass it here.');
   end if;
   -- Whose it was before, in case the write takes it away from a tenant.

@@ -11,16 +11,17 @@ set search_path = pg_catalog, pg_temp
 as $verify_all$
   -- I1: what the lanes own together is the limit, or what is used where a limit was lowered below it.
   select 'I1 exact', q.tenant, q.period_start::text,
-         format('limit %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
-           l.used_count, coalesce(l.allowance::text, 'unlimited'))
+         format('limit %s, carried %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
+           q.carried_count, l.used_count, coalesce(l.allowance::text, 'unlimited'))
     from stepquota.workflow_step_quotas q
     join (select u.tenant, u.period_start, sum(u.used_count) as used_count,
                  case when bool_and(u.allowance is not null) then sum(u.allowance) end as allowance
             from stepquota.workflow_step_usage_lanes u
            group by u.tenant, u.period_start) l
       on l.tenant = q.tenant and l.period_start = q.period_start
-   where q.effective_limit is distinct from l.allowance
-     and l.allowance is distinct from greatest(q.effective_limit, l.used_count)
+   where l.allowance is distinct from
+           case when q.effective_limit is not null
+                then greatest(q.effective_limit - q.carried_count, l.used_count, 0) end
   union all
   select 'I1 exact', q.tenant, q.period_start::text, 'the current period has no lane'
     from stepquota.workflow_step_quotas q

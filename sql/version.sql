@@ -5,7 +5,7 @@ returns text
 language sql
 immutable
 as $version$
-  select '0.1.0'::text;
+  select '0.2.0'::text;
 $version$;
 
 comment on function stepquota.version() is

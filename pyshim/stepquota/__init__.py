@@ -75,6 +75,8 @@ from .results import (
     WorkflowRunStep,
     WorkflowRunWait,
     WorkflowStepQuota,
+    WorkflowStepsQuota,
+    WorkflowStepsStart,
     WorkflowStepStart,
     WorkflowStepUsageReconciliation,
 )
@@ -134,6 +136,8 @@ __all__ = [
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepsQuota",
+    "WorkflowStepsStart",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
@@ -150,6 +154,7 @@ __all__ = [
     "refresh_workflow_step_quota",
     "register_workflow_run",
     "reserve_workflow_step",
+    "reserve_workflow_steps",
     "resolve_workflow_run_wait",
     "resolve_workflow_step_quota",
     "resume_scan",
@@ -158,6 +163,7 @@ __all__ = [
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
+    "start_workflow_steps",
     "status",
     "tick",
     "verify_all",
@@ -166,11 +172,13 @@ __all__ = [
 ]
 
 reserve_workflow_step = _sync(calls.reserve_workflow_step)
+reserve_workflow_steps = _sync(calls.reserve_workflow_steps)
 resolve_workflow_step_quota = _sync(calls.resolve_workflow_step_quota)
 refresh_workflow_step_quota = _sync(calls.refresh_workflow_step_quota)
 explain_workflow_step_quota = _sync(calls.explain_workflow_step_quota)
 register_workflow_run = _sync(calls.register_workflow_run)
 start_workflow_step = _sync(calls.start_workflow_step)
+start_workflow_steps = _sync(calls.start_workflow_steps)
 finish_workflow_step = _sync(calls.finish_workflow_step)
 finish_workflow_run = _sync(calls.finish_workflow_run)
 cancel_workflow_run = _sync(calls.cancel_workflow_run)

@@ -26,6 +26,7 @@ __all__ = [
     "refresh_workflow_step_quota",
     "register_workflow_run",
     "reserve_workflow_step",
+    "reserve_workflow_steps",
     "resolve_workflow_run_wait",
     "resolve_workflow_step_quota",
     "resume_scan",
@@ -34,6 +35,7 @@ __all__ = [
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
+    "start_workflow_steps",
     "status",
     "tick",
     "verify_all",
@@ -42,11 +44,13 @@ __all__ = [
 ]
 
 reserve_workflow_step = _async(calls.reserve_workflow_step)
+reserve_workflow_steps = _async(calls.reserve_workflow_steps)
 resolve_workflow_step_quota = _async(calls.resolve_workflow_step_quota)
 refresh_workflow_step_quota = _async(calls.refresh_workflow_step_quota)
 explain_workflow_step_quota = _async(calls.explain_workflow_step_quota)
 register_workflow_run = _async(calls.register_workflow_run)
 start_workflow_step = _async(calls.start_workflow_step)
+start_workflow_steps = _async(calls.start_workflow_steps)
 finish_workflow_step = _async(calls.finish_workflow_step)
 finish_workflow_run = _async(calls.finish_workflow_run)
 cancel_workflow_run = _async(calls.cancel_workflow_run)

@@ -10,24 +10,30 @@ text as an empty text, and SQL refuses them where they make no sense.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
 __all__ = [
     "Argument",
     "Key",
+    "boolean",
     "convert_key",
     "int4",
+    "int4_array",
     "int8",
     "interval",
     "jsonb",
     "key",
     "text",
+    "text_array",
     "timestamptz",
     "uuid",
 ]
+
+Element = TypeVar("Element")
 
 Key: TypeAlias = str | int | UUID
 """A tenant or a run id. In the database all are text: 42 is '42', a UUID in lower case."""
@@ -59,6 +65,21 @@ def int4(value: int | None) -> Argument:
 def int8(value: int | None) -> Argument:
     """A number of 64 bits."""
     return Argument("int8", _convert_int8, value)
+
+
+def boolean(value: bool | None) -> Argument:
+    """True or False."""
+    return Argument("bool", _convert_bool, value)
+
+
+def text_array(value: Sequence[str] | None) -> Argument:
+    """Several texts. A str is refused, although Python counts it as a sequence of texts."""
+    return Argument("text[]", partial(_convert_array, _convert_text), value)
+
+
+def int4_array(value: Sequence[int] | None) -> Argument:
+    """Several numbers of 32 bits."""
+    return Argument("int4[]", partial(_convert_array, _convert_int4), value)
 
 
 def uuid(value: UUID | str | None) -> Argument:
@@ -122,6 +143,22 @@ def _convert_int(parameter: str, value: object, bits: int) -> int | None:
     if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
         raise ValueError(f"{parameter} does not fit in {bits} bits: {value}")
     return int(value)
+
+
+def _convert_bool(parameter: str, value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    _refuse_type(parameter, value, "bool")
+
+
+def _convert_array(
+    convert: Callable[[str, object], Element | None], parameter: str, value: object
+) -> list[Element | None] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        _refuse_type(parameter, value, "a sequence")
+    return [convert(f"{parameter}[{i}]", element) for i, element in enumerate(value)]
 
 
 def _convert_uuid(parameter: str, value: object) -> UUID | None:

@@ -7,7 +7,7 @@ before these parameters and carries the call out; signatures and documentation a
 
 # No "from __future__ import annotations": the signatures shown by help() are made of real types.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cache
@@ -17,7 +17,21 @@ from uuid import UUID
 from psycopg.rows import BaseRowFactory, args_row, scalar_row
 
 from . import results
-from .arguments import Argument, Key, int4, int8, interval, jsonb, key, text, timestamptz, uuid
+from .arguments import (
+    Argument,
+    Key,
+    boolean,
+    int4,
+    int4_array,
+    int8,
+    interval,
+    jsonb,
+    key,
+    text,
+    text_array,
+    timestamptz,
+    uuid,
+)
 
 Answer = TypeVar("Answer")
 Row = TypeVar("Row")
@@ -64,6 +78,33 @@ def reserve_workflow_step(tenant: Key) -> Call[results.WorkflowStepQuota]:
             ``lock_timeout``.
     """
     return _row(results.WorkflowStepQuota, "reserve_workflow_step", tenant=key(tenant))
+
+
+def reserve_workflow_steps(
+    tenant: Key, steps: int, allow_partial: bool = False
+) -> Call[results.WorkflowStepsQuota]:
+    """Take many units in one round trip, for a caller that keeps its own ledger.
+
+    Args:
+        tenant: the tenant.
+        steps: how many units, from 1.
+        allow_partial: whether to take what is left where that is less; else it is all or none.
+
+    Returns:
+        The quota after it, and ``granted``, the number of units taken.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the number is below 1.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+    """
+    return _row(
+        results.WorkflowStepsQuota,
+        "reserve_workflow_steps",
+        tenant=key(tenant),
+        steps=int4(steps),
+        allow_partial=boolean(allow_partial),
+    )
 
 
 def resolve_workflow_step_quota(tenant: Key) -> Call[results.WorkflowStepQuota]:
@@ -187,6 +228,51 @@ def start_workflow_step(
         run_id=key(run_id),
         node_path=text(node_path),
         attempt=int4(attempt),
+        step_type=text(step_type),
+        delivery=int8(delivery),
+    )
+
+
+def start_workflow_steps(
+    tenant: Key,
+    run_id: Key,
+    node_paths: Sequence[str],
+    attempts: Sequence[int] | None = None,
+    step_type: str = "action",
+    delivery: int | None = None,
+) -> Call[tuple[results.WorkflowStepsStart, ...]]:
+    """Ask for many attempts of one run in one round trip, for a whole forEach.
+
+    What fits is started, in the order given; at the first that does not the run is paused. The
+    paths after it are neither started nor part of the pause: ask for them again when the run is
+    resumed.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        node_paths: the visits, at most 10000.
+        attempts: the number of the try of each, from 1; None is 1 for all.
+        step_type: what kind of step, for all of them.
+        delivery: the number that came with the claimed resumption.
+
+    Returns:
+        A decision a path, in the order given.
+
+    Raises:
+        InvalidArgument: an argument is None, empty, out of range or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+        StaleDelivery: the resumption was delivered to another worker since.
+        psycopg.errors.LockNotAvailable: another transaction held the run or the counter for longer
+            than ``lock_timeout``.
+    """
+    return _rows(
+        results.WorkflowStepsStart,
+        "start_workflow_steps",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        node_paths=text_array(node_paths),
+        attempts=int4_array(attempts),
         step_type=text(step_type),
         delivery=int8(delivery),
     )

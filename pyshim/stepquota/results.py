@@ -100,6 +100,31 @@ class WorkflowStepQuota:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowStepsQuota:
+    """What a batch took, and the quota after it.
+
+    Attributes:
+        allowed: whether any unit was taken.
+        granted: units taken: all, none, or what was left where that was allowed.
+
+    The others are those of :class:`WorkflowStepQuota`.
+    """
+
+    allowed: bool
+    used_count: int
+    effective_limit: int | None
+    remaining: int | None
+    period_start: datetime
+    period_end: datetime
+    period_source: PeriodSource
+    limit_source: LimitSource
+    tier: str
+    granted_units: int
+    stripe_subscription_id: str | None
+    granted: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowStepStart:
     """What start_workflow_step decided, and the quota's figures of now.
 
@@ -133,6 +158,21 @@ class WorkflowStepStart:
     def execute(self) -> bool:
         """Whether to execute the step now: it is started, by this call or by one before it."""
         return self.outcome in ("started", "already_started")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepsStart(WorkflowStepStart):
+    """What start_workflow_steps decided for one path.
+
+    Attributes:
+        node_path: the path.
+        attempt: the attempt.
+
+    The others are those of :class:`WorkflowStepStart`.
+    """
+
+    node_path: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ def test_up(directory: Path, number: signal.Signals, status: int) -> None:
         text=True,
         check=True,
     )
-    assert completed.stdout == "0.1.0\n"
+    assert completed.stdout == "0.2.0\n"
     process.send_signal(number)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == status, output + errors

@@ -120,7 +120,10 @@ def test_any_mix_of_commits_and_aborts(database: Database, limit: int) -> None:
 
 def test_a_guard_that_is_missing_would_be_seen(database: Database) -> None:
     break_function(
-        database, "_take_unit", "and (l.allowance is null or l.used_count < l.allowance)", ""
+        database,
+        "_take_unit_elsewhere",
+        "and (l.allowance is null or l.used_count < l.allowance)",
+        "",
     )
     committed, _, _ = committed_of_random_aborts(database, 60)
     assert committed > 60

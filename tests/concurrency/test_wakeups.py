@@ -10,7 +10,6 @@ import pytest
 
 from concurrency.races import (
     Background,
-    Connect,
     Connection,
     break_function,
     call,
@@ -24,8 +23,8 @@ from harness.databases import Database
 
 # The decision again, under the lock of the quota row.
 _DECIDE_AGAIN = (
-    "v_quota := stepquota._take_unit(p_tenant, (stepquota._share_quota(p_tenant, v_now), true)"
-    "::stepquota._found_quota,\n      0, v_now);"
+    "v_quota := stepquota._take_unit_elsewhere(p_tenant,\n"
+    "      (stepquota._share_quota(p_tenant, v_now), true)::stepquota._found_quota, 0, v_now);"
 )
 
 
@@ -72,12 +71,27 @@ def test_a_raise_between_the_denial_and_the_pause(database: Database) -> None:
     assert not race_a_raise(database)
 
 
+def test_the_second_decision_is_enough(database: Database) -> None:
+    blind_to_changes_for_all(database)
+    assert not race_a_raise(database)
+
+
+def blind_to_changes_for_all(database: Database) -> None:
+    """The policy row, shared, is a second line of defence: without it the first must hold."""
+    break_function(
+        database, "_share_policy", "perform 1 from stepquota.policy p for share skip locked;", ""
+    )
+    break_function(database, "_share_policy", "return found;", "return true;")
+
+
 def test_a_raise_would_be_lost_without_the_second_decision(database: Database) -> None:
+    blind_to_changes_for_all(database)
     break_function(database, "start_workflow_step", _DECIDE_AGAIN, "null;")
     assert race_a_raise(database)
 
 
 def test_a_raise_would_be_lost_if_the_quota_row_were_not_locked(database: Database) -> None:
+    blind_to_changes_for_all(database)
     break_function(database, "_share_quota", "q.tenant = p_tenant for share", "q.tenant = p_tenant")
     assert race_a_raise(database)
 
@@ -126,20 +140,46 @@ def test_each_of_the_two_locks_is_enough(
     assert not race_a_removal(database)
 
 
-def test_a_raise_for_all_tenants_at_that_moment_is_found_by_the_scan(
-    database: Database, connect: Connect
+def race_a_tier(database: Database, raise_commits_first: bool) -> bool:
+    """A tier is raised while a step is refused; answer whether the run is forgotten by the scan."""
+    watcher, raiser, pauser = (database.connect(autocommit=a) for a in (True, False, False))
+    with watcher, raiser, pauser:
+        give_limit(watcher, "acme", 1)
+        use_units(watcher, "acme", 1)
+        call(watcher, "register_workflow_run", "acme", "r")
+        # The scan has just looked for edited inputs, and will not look again for an hour.
+        call(watcher, "set_policy", "staleness", "1 hour")
+        watcher.execute("call stepquota.tick()")
+        if raise_commits_first:
+            call(raiser, "set_tier_limit", "tier of acme", 2)
+            assert start(pauser) == "quota_paused"
+            raiser.commit()
+            pauser.commit()
+        else:
+            assert start(pauser) == "quota_paused"
+            raised = Background(
+                raiser, lambda c: call(c, "set_tier_limit", "tier of acme", 2)["changed"]
+            )
+            raised.wait_until_blocked(watcher)
+            pauser.commit()
+            assert raised.result()
+            raiser.commit()
+        watcher.execute("call stepquota.tick()")
+        assert violations(watcher) == []
+        status = value(watcher, "select status from stepquota.workflow_runs where run_id = 'r'")
+        return str(status) == "WAITING"
+
+
+@pytest.mark.parametrize("raise_commits_first", [True, False])
+def test_a_tier_raised_while_a_step_is_refused(
+    database: Database, raise_commits_first: bool
 ) -> None:
-    """A tier's limit bumps the epoch; a tenant being paused is not among the paused ones yet."""
-    watcher, pauser = connect(autocommit=True), connect()
-    call(watcher, "set_policy", "staleness", "1 millisecond")
-    give_limit(watcher, "acme", 1)
-    use_units(watcher, "acme", 1)
-    call(watcher, "register_workflow_run", "acme", "r")
-    assert start(pauser) == "quota_paused"
-    call(watcher, "set_tier_limit", "tier of acme", 2)
-    pauser.commit()
-    watcher.execute("call stepquota.resume_scan()")
-    assert value(watcher, "select status from stepquota.workflow_runs where run_id = 'r'") == (
-        "RUNNING"
-    )
-    assert violations(watcher) == []
+    assert not race_a_tier(database, raise_commits_first)
+
+
+@pytest.mark.parametrize("raise_commits_first", [True, False])
+def test_a_tier_raised_unnoticed_would_be_seen(
+    database: Database, raise_commits_first: bool
+) -> None:
+    blind_to_changes_for_all(database)
+    assert race_a_tier(database, raise_commits_first)

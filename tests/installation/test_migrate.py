@@ -233,7 +233,7 @@ def test_a_password_with_special_characters(tcp_server: str) -> None:
     url = f"postgres://postgres:{quote(PASSWORD, safe='')}@{tcp_server}/stepquota"
     migrate(url)
     with psycopg.connect(url) as connection:
-        assert connection.execute("select stepquota.version()").fetchone() == ("0.1.0",)
+        assert connection.execute("select stepquota.version()").fetchone() == ("0.2.0",)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_the_wheel_has_all_that_the_package_reads(wheel: Path) -> None:
 
 def test_the_command_says_its_version(run: Run) -> None:
     completed = run("stepquota", "--version")
-    assert completed.stdout == "stepquota 0.1.0\n"
+    assert completed.stdout == "stepquota 0.2.0\n"
     assert completed.returncode == 0
 
 
@@ -103,7 +103,7 @@ def test_migrate(run: Run, other_database: Database, database: Database, dump: D
     completed = run("stepquota", "migrate", other_database.url)
     assert completed.returncode == 0, completed.stderr
     assert completed.stderr == ""
-    assert f"stepquota 0.1.0 is installed in {other_database.name}" in completed.stdout
+    assert f"stepquota 0.2.0 is installed in {other_database.name}" in completed.stdout
     assert dump(other_database) == dump(database)
 
 
@@ -115,11 +115,11 @@ def test_dump_sql(run: Run) -> None:
 
 def test_up_and_status(run: Run, up: str) -> None:
     with psycopg.connect(up) as connection:
-        assert connection.execute("select stepquota.version()").fetchone() == ("0.1.0",)
+        assert connection.execute("select stepquota.version()").fetchone() == ("0.2.0",)
     completed = run("stepquota", "status", up)
     assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_the_command_is_a_module_too(run: Run) -> None:
     completed = run("python", "-m", "stepquota", "--version")
-    assert completed.stdout == "stepquota 0.1.0\n"
+    assert completed.stdout == "stepquota 0.2.0\n"

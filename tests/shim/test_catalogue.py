@@ -7,7 +7,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, get_args, get_origin
@@ -152,6 +152,9 @@ def test_parameters_are_those_of_the_catalogue(catalogue: dict[str, Any]) -> Non
                 assert annotation is object, name
             elif type_ == "uuid":
                 assert annotation == UUID | str, name
+            elif type_.endswith("[]"):
+                # Any sequence goes in; only tuples come out.
+                assert annotation == Sequence[PYTHON_TYPES[type_.removesuffix("[]")]], name  # type: ignore[misc]
             else:
                 assert plain_type(annotation) == PYTHON_TYPES[type_], (name, parameter)
 

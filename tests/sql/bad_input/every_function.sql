@@ -7,6 +7,9 @@ create temp table good (function text, place integer, argument text, value text,
 -- A good value of each argument, and the bad ones ('' is an empty text, NULL is missing).
 insert into good values
   ('reserve_workflow_step', 1, 'text', 'acme', null),
+  ('reserve_workflow_steps', 1, 'text', 'acme', null), ('reserve_workflow_steps', 2, 'integer', '1', '{NULL,0,-1}'), ('reserve_workflow_steps', 3, 'boolean', 'true', '{NULL}'),
+  ('start_workflow_steps', 1, 'text', 'acme', null), ('start_workflow_steps', 2, 'text', 'r', null), ('start_workflow_steps', 3, 'text[]', '{root}', '{NULL,"{}","{NULL}"}'),
+  ('start_workflow_steps', 4, 'integer[]', '{1}', '{"{0}","{1,1}","{NULL}"}'), ('start_workflow_steps', 5, 'text', 'action', null), ('start_workflow_steps', 6, 'bigint', null, '{0,-1,7}'),
   ('resolve_workflow_step_quota', 1, 'text', 'acme', null),
   ('refresh_workflow_step_quota', 1, 'text', 'acme', null),
   ('explain_workflow_step_quota', 1, 'text', 'acme', null),

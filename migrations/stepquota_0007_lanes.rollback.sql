@@ -1,0 +1,10 @@
+drop type if exists stepquota.workflow_steps_start;
+drop type if exists stepquota.workflow_steps_quota;
+alter table if exists stepquota.workflow_step_usage_lanes drop column if exists others_used_count;
+alter table if exists stepquota.policy drop column if exists usage_on_other_period;
+alter table if exists stepquota.policy drop column if exists usage_on_moved_period;
+alter table if exists stepquota.workflow_step_usage_periods drop column if exists effective_limit;
+alter table if exists stepquota.workflow_step_usage_periods drop column if exists carried_count;
+alter table if exists stepquota.workflow_step_quotas drop column if exists carried_count;
+alter table if exists stepquota.workflow_step_quotas drop column if exists exhausted_at_count;
+alter table if exists stepquota.workflow_step_quotas drop column if exists lane_count;

@@ -1,0 +1,160 @@
+-- Lanes: a period's counter in several rows, each owning a part of the limit, so that callers of one
+-- tenant need not wait for each other. A guarded UPDATE of any one lane is exact by itself.
+--
+-- What changes allowances or the number of lanes holds the tenant's quota row FOR NO KEY UPDATE: it is
+-- the only gate to several lanes. Nobody waits for a lane while holding another without it.
+--
+-- Always: the allowances of a period add up to the greater of its limit and what is used.
+
+-- A lane worth having owns at least this many units; below, waiting is cheaper than looking around.
+create or replace function stepquota._get_lane_minimum()
+returns integer
+language sql
+immutable
+as $_get_lane_minimum$
+  select 64;
+$_get_lane_minimum$;
+
+-- A limit less what is used of it, never below 0. Not greatest(): it passes over the NULL of unlimited.
+create or replace function stepquota._count_units_left(p_limit bigint, p_used_count bigint)
+returns bigint
+language sql
+immutable
+as $_count_units_left$
+  select case when p_limit < p_used_count then 0 else p_limit - p_used_count end;
+$_count_units_left$;
+
+-- Brings a period's lanes in line with the limit and answers how many there are. A period without
+-- lanes gets one. A raise waits for nobody: its units go to a lane that is free, or to a new one. Any
+-- other change deals what is left anew.
+-- Locks: the caller holds the quota row FOR NO KEY UPDATE; then lanes in key order, waiting, unless it
+-- is a raise.
+create or replace function stepquota._fit_lanes(p_tenant text, p_period_start timestamptz, p_limit bigint)
+returns integer
+language plpgsql
+volatile
+as $_fit_lanes$
+declare
+  v_lane_count integer;
+  v_owned numeric;
+  v_is_unlimited boolean;
+  v_lane integer;
+begin
+  loop
+    select count(*), sum(l.allowance), bool_or(l.allowance is null) into v_lane_count, v_owned, v_is_unlimited
+      from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = p_period_start;
+    exit when v_lane_count > 0;
+    -- Only where there is none: ON CONFLICT waits for who is updating the row that it meets.
+    insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
+    values (p_tenant, p_period_start, 0, p_limit)
+    on conflict (tenant, period_start, lane) do nothing;
+    if found then
+      return 1;
+    end if;
+  end loop;
+  if v_is_unlimited or p_limit is null or p_limit < v_owned then
+    if not (v_is_unlimited and p_limit is null) then
+      perform stepquota._deal_lanes(p_tenant, p_period_start, p_limit);
+    end if;
+    return v_lane_count;
+  end if;
+  if p_limit > v_owned then
+    select l.lane into v_lane
+      from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = p_period_start
+     order by l.lane desc
+     limit 1
+       for no key update skip locked;
+    if found then
+      update stepquota.workflow_step_usage_lanes l
+         set allowance = l.allowance + (p_limit - v_owned)::bigint
+       where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = v_lane;
+    else
+      insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
+      values (p_tenant, p_period_start, v_lane_count, (p_limit - v_owned)::bigint);
+      v_lane_count := v_lane_count + 1;
+    end if;
+  end if;
+  return v_lane_count;
+end;
+$_fit_lanes$;
+
+-- Deals a limit to all lanes of a period: each keeps what it has used, what is left is shared evenly.
+-- New lanes cannot appear meanwhile: whoever adds some holds the quota row.
+-- Locks: the caller holds the quota row FOR NO KEY UPDATE; all lanes in key order, waiting.
+create or replace function stepquota._deal_lanes(p_tenant text, p_period_start timestamptz, p_limit bigint)
+returns void
+language plpgsql
+volatile
+as $_deal_lanes$
+declare
+  v_lane_count bigint;
+  v_left bigint;
+begin
+  perform 1 from stepquota.workflow_step_usage_lanes l
+    where l.tenant = p_tenant and l.period_start = p_period_start
+    order by l.lane
+      for no key update;
+  -- A statement of its own: what the lanes' last holders committed is visible only now.
+  select count(*), stepquota._count_units_left(p_limit, sum(l.used_count)::bigint) into v_lane_count, v_left
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start;
+  update stepquota.workflow_step_usage_lanes l
+     set allowance = l.used_count + v_left / v_lane_count + (l.lane < v_left % v_lane_count)::integer
+   where l.tenant = p_tenant and l.period_start = p_period_start;
+end;
+$_deal_lanes$;
+
+-- Splits the units that a lane has left over new lanes, while there are enough of them: to 64 lanes, or
+-- to 16. Called by who had to look around for a lane. Not under REPEATABLE READ, where an update of the
+-- quota row would make others fail.
+-- Locks: the caller holds the lane; the quota row without waiting, against the usual order.
+create or replace function stepquota._fan_out_lane(p_tenant text, p_period_start timestamptz, p_lane integer)
+returns void
+language plpgsql
+volatile
+as $_fan_out_lane$
+declare
+  v_minimum integer := stepquota._get_lane_minimum();
+  v_lane_count integer;
+  v_left bigint;
+  v_target integer;
+  v_share bigint;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    return;
+  end if;
+  select q.lane_count into v_lane_count
+    from stepquota.workflow_step_quotas q
+   where q.tenant = p_tenant and q.period_start = p_period_start
+     for no key update skip locked;
+  if not found then
+    return;
+  end if;
+  select l.allowance - l.used_count into v_left
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = p_lane;
+  v_target := case
+    when v_left is null or v_left >= 64 * v_minimum then 64
+    when v_left >= 16 * v_minimum then 16
+    else 0 end;
+  if v_target <= v_lane_count then
+    return;
+  end if;
+  v_share := v_left / (v_target - v_lane_count + 1);
+  insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
+  select p_tenant, p_period_start, n.lane, v_share
+    from generate_series(v_lane_count, v_target - 1) as n (lane);
+  update stepquota.workflow_step_usage_lanes l
+     set allowance = l.allowance - v_share * (v_target - v_lane_count)
+   where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = p_lane;
+  update stepquota.workflow_step_quotas q set lane_count = v_target where q.tenant = p_tenant;
+end;
+$_fan_out_lane$;
+
+comment on function stepquota._get_lane_minimum() is 'Units that a lane owns at least when it is made by splitting.';
+comment on function stepquota._count_units_left(bigint, bigint) is 'A limit less what is used of it, never below 0; NULL is unlimited.';
+comment on function stepquota._fit_lanes(text, timestamptz, bigint) is 'Brings a period''s lanes in line with the limit; answers how many there are.';
+comment on function stepquota._deal_lanes(text, timestamptz, bigint) is 'Deals a limit to all lanes of a period.';
+comment on function stepquota._fan_out_lane(text, timestamptz, integer) is 'Splits a lane into many.';

@@ -1,0 +1,316 @@
+"""What a tenant's quota and runs must be, in plain Python, to compare the database with.
+
+The quota is five lines: ``Usage.take``. The rest says which period it is, and who waits.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+# What a new installation has.
+GRACE = timedelta(hours=72)
+LEASE = timedelta(minutes=1)
+PROMISED_FOR = timedelta(minutes=5)
+STUCK_AFTER = 5
+
+Attempt = tuple[str, int]
+# Since when, until when, and which subscription's it is; None is the calendar.
+Period = tuple[datetime, datetime, str | None]
+
+
+def add_months(moment: datetime, months: int) -> datetime:
+    """The same day of a later month, for days that every month has."""
+    years, month = divmod(moment.month - 1 + months, 12)
+    return moment.replace(year=moment.year + years, month=month + 1)
+
+
+@dataclass
+class Usage:
+    """What is used of one period: carried into it, and counted in it."""
+
+    carried: int = 0
+    counted: int = 0
+    unledgered: int = 0
+
+    @property
+    def used(self) -> int:
+        return self.carried + self.counted
+
+    def take(self, units: int, limit: int | None, partly: bool = False) -> int:
+        """How many of so many units are granted, which are counted."""
+        left = units if limit is None else max(limit - self.used, 0)
+        granted = units if left >= units else left if partly else 0
+        self.counted += granted
+        return granted
+
+
+@dataclass
+class Wait:
+    """The open quota wait of a run."""
+
+    queued_at: datetime
+    paths: list[str]
+
+
+@dataclass
+class Resumption:
+    """A message to go on with a run."""
+
+    created_at: datetime
+    queued_at: datetime
+    unentered: list[str]
+    status: str = "OPEN"
+    leased_until: datetime | None = None
+    deliveries: list[int] = field(default_factory=list)
+
+    def is_to_be_claimed(self, now: datetime) -> bool:
+        return self.status == "OPEN" and (self.leased_until is None or self.leased_until <= now)
+
+    def deliver(self, number: int, now: datetime) -> None:
+        self.deliveries.append(number)
+        self.leased_until = now + LEASE
+
+
+@dataclass
+class Run:
+    """A run: its attempts by path and number, its open quota wait, what it was resumed at."""
+
+    status: str = "RUNNING"
+    node_path: str | None = None
+    attempts: dict[Attempt, str] = field(default_factory=dict)
+    containers: set[Attempt] = field(default_factory=set)
+    wait: Wait | None = None
+    resumptions: list[Resumption] = field(default_factory=list)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in ("RUNNING", "WAITING")
+
+    @property
+    def goes_on(self) -> bool:
+        """A branch works that does not wait, or is on the way after it was resumed."""
+        waiting = self.wait.paths if self.wait else []
+        return any(
+            status == "STARTED" and attempt not in self.containers and attempt[0] not in waiting
+            for attempt, status in self.attempts.items()
+        ) or any(r.unentered for r in self.resumptions if r.status != "CANCELED")
+
+    def enter(self, path: str) -> datetime | None:
+        """Its runtime is back at a path; answers the place in the queue that it had."""
+        places = []
+        for resumption in self.resumptions:
+            if path in resumption.unentered:
+                resumption.unentered.remove(path)
+                places.append(resumption.queued_at)
+                if not resumption.unentered and resumption.status == "OPEN":
+                    resumption.status = "ACKNOWLEDGED"
+        return min(places, default=None)
+
+    def start(self, attempt: Attempt, is_container: bool) -> None:
+        """An attempt starts, and leaves the queue."""
+        self.attempts[attempt] = "STARTED"
+        if is_container:
+            self.containers.add(attempt)
+        path = attempt[0]
+        self.enter(path)
+        if self.wait and path in self.wait.paths:
+            self.wait.paths.remove(path)
+            if not self.wait.paths:
+                self.wait = None
+        self.status, self.node_path = "RUNNING", path
+
+    def pause(self, path: str, now: datetime) -> None:
+        """A path is refused."""
+        place = self.enter(path)
+        if self.wait is None:
+            self.wait = Wait(place or now, [path])
+        elif path not in self.wait.paths:
+            self.wait.paths.append(path)
+        self.status = "RUNNING" if self.goes_on else "WAITING"
+        self.node_path = path
+
+    def finish(self, attempt: Attempt, status: str) -> None:
+        """An attempt finishes; the last branch that went on leaves the run waiting."""
+        self.attempts[attempt] = status
+        self.enter(attempt[0])
+        if self.status == "RUNNING" and self.wait and not self.goes_on:
+            self.status = "WAITING"
+            if self.node_path not in self.wait.paths:
+                self.node_path = self.wait.paths[0]
+
+    def end(self, status: str) -> None:
+        """It ends; nothing of it waits or is to be gone on with."""
+        self.status, self.wait = status, None
+        for resumption in self.resumptions:
+            if resumption.status == "OPEN":
+                resumption.status = "CANCELED"
+            else:
+                resumption.unentered = []
+
+    def newest_delivery(self, delivery: int) -> int | None:
+        """The newest number of the resumption that was delivered by that one."""
+        for resumption in self.resumptions:
+            if delivery in resumption.deliveries:
+                return resumption.deliveries[-1]
+        return None
+
+
+@dataclass
+class Subscription:
+    """One subscription with monthly periods, counted from the start of the present one."""
+
+    name: str
+    start: datetime
+    end: datetime
+    ends_with_period: bool = False
+
+    def period_at(self, now: datetime) -> tuple[datetime, datetime] | None:
+        """Its period, given or presumed."""
+        if now < self.start:
+            return None
+        if now < self.end:
+            return self.start, self.end
+        if self.ends_with_period or now >= self.end + GRACE:
+            return None
+        steps = 0
+        while add_months(self.start, steps + 1) <= now:
+            steps += 1
+        return max(add_months(self.start, steps), self.end), add_months(self.start, steps + 1)
+
+
+@dataclass
+class Model:
+    """A tenant.
+
+    Attributes:
+        now: The clock.
+        tiers: Limits by name; None is unlimited.
+        plan: The tenant's tier.
+        subscription: What Stripe has told, if anything.
+        price_limit: The limit in the price's metadata: absent, a number, or None, unlimited.
+        carries: Whether usage goes along when a period is replaced before it has ended.
+        period: The period that was decided by last.
+        periods: What is used, by the period's start.
+        runs: By run id.
+    """
+
+    now: datetime
+    tiers: dict[str, int | None]
+    plan: str
+    subscription: Subscription | None = None
+    price_limit: int | None | Literal["absent"] = "absent"
+    carries: dict[str, bool] = field(default_factory=lambda: {"moved": True, "other": False})
+    period: Period | None = None
+    periods: defaultdict[datetime, Usage] = field(default_factory=lambda: defaultdict(Usage))
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    @property
+    def usage(self) -> Usage:
+        """What is used of the present period."""
+        assert self.period is not None
+        return self.periods[self.period[0]]
+
+    @property
+    def limit(self) -> int | None:
+        """The limit of the present period."""
+        assert self.period is not None
+        if self.period[2] is None or self.price_limit == "absent":
+            return self.tiers[self.plan]
+        return self.price_limit
+
+    def look(self) -> None:
+        """See which period it is; usage goes along where a period is replaced while it runs."""
+        new, old = self._find_period(), self.period
+        if old and new[0] != old[0] and new[0] < old[1] and old[0] < new[1]:
+            is_same = new[2] is not None and new[2] == old[2]
+            if self.carries["moved" if is_same else "other"]:
+                # What was counted here before had been carried there.
+                usage = self.periods[new[0]]
+                usage.carried = max(self.periods[old[0]].used - usage.counted, 0)
+        self.period = new
+
+    def _find_period(self) -> Period:
+        period = self.subscription and self.subscription.period_at(self.now)
+        if self.subscription and period:
+            return (*period, self.subscription.name)
+        month = datetime(self.now.year, self.now.month, 1, tzinfo=UTC)
+        return month, add_months(month, 1), None
+
+    def reserve(self, units: int, partly: bool = False, is_ledgered: bool = False) -> int:
+        """How many units are granted."""
+        self.look()
+        granted = self.usage.take(units, self.limit, partly)
+        self.usage.unledgered += 0 if is_ledgered else granted
+        return granted
+
+    def start(self, run: Run, attempts: list[Attempt], is_container: bool = False) -> list[str]:
+        """The outcome for each attempt, in turn; the first that is refused pauses the run."""
+        self.look()
+        new = {attempt for attempt in attempts if attempt not in run.attempts}
+        units = self.reserve(len(new), partly=True, is_ledgered=True)
+        outcomes: list[str] = []
+        for attempt in attempts:
+            if attempt in run.attempts:
+                is_started = run.attempts[attempt] == "STARTED"
+                outcomes.append("already_started" if is_started else "already_finished")
+                if is_started:
+                    run.enter(attempt[0])
+            elif units > 0:
+                units -= 1
+                run.start(attempt, is_container)
+                outcomes.append("started")
+            else:
+                if "quota_paused" not in outcomes:
+                    run.pause(attempt[0], self.now)
+                outcomes.append("quota_paused")
+        return outcomes
+
+    def queue(self) -> list[Run]:
+        """Runs with an open quota wait, in their order."""
+        waiting = [(run.wait.queued_at, run) for run in self.runs.values() if run.wait]
+        return [run for _, run in sorted(waiting, key=lambda place: place[0])]
+
+    def count_resumable(self) -> int | None:
+        """Units that are left and promised to nobody; None is any number."""
+        if self.limit is None:
+            return None
+        promised = sum(
+            len(r.unentered)
+            for run in self.runs.values()
+            for r in run.resumptions
+            if r.status != "CANCELED"
+            and r.created_at > self.now - PROMISED_FOR
+            and len(r.deliveries) < STUCK_AFTER
+        )
+        return max(self.limit - self.usage.used - promised, 0)
+
+    def resume_all(self) -> None:
+        """Resume what can go on, the oldest place first."""
+        units = self.count_resumable()
+        for run in self.queue():
+            if units != 0:
+                units = self._resume(run, units)
+
+    def resume(self, run: Run) -> str:
+        """Resume one run by hand, not in its turn; answer the reason."""
+        self.look()
+        if self.limit is not None and self.usage.used >= self.limit:
+            return "quota_exhausted"
+        units = self.count_resumable()
+        if units == 0:
+            return "no_capacity"
+        self._resume(run, units)
+        return "resumed"
+
+    def _resume(self, run: Run, units: int | None) -> int | None:
+        assert run.wait is not None
+        paths = run.wait.paths[:units]
+        run.resumptions.append(Resumption(self.now, run.wait.queued_at, paths))
+        run.wait.paths = run.wait.paths[len(paths) :]
+        if not run.wait.paths:
+            run.wait = None
+        run.status = "RUNNING"
+        return None if units is None else units - len(paths)

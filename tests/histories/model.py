@@ -201,7 +201,7 @@ class Model:
     tiers: dict[str, int | None]
     plan: str
     subscription: Subscription | None = None
-    price_limit: int | None | Literal["absent"] = "absent"
+    price_limit: int | Literal["absent"] | None = "absent"
     carries: dict[str, bool] = field(default_factory=lambda: {"moved": True, "other": False})
     period: Period | None = None
     periods: defaultdict[datetime, Usage] = field(default_factory=lambda: defaultdict(Usage))

@@ -103,6 +103,7 @@ begin
          stripe_subscription_id = v_new.stripe_subscription_id,
          stripe_subscription_item_id = v_new.stripe_subscription_item_id,
          valid_until = v_new.valid_until, epoch = v_new.epoch, refreshed_at = v_new.refreshed_at,
+         trusted_from = v_new.trusted_from, trusted_until = v_new.trusted_until,
          version = v_new.version, lane_count = v_new.lane_count, exhausted_at_count = v_new.exhausted_at_count,
          carried_count = v_new.carried_count,
          reported_period_start = v_new.reported_period_start, reported = v_new.reported
@@ -189,17 +190,14 @@ as $_find_quota$
 declare
   v_quota stepquota.workflow_step_quotas;
   v_epoch bigint;
-  v_staleness interval;
   v_is_stored boolean;
   v_resolved stepquota._resolved_quota;
 begin
-  select p.epoch, p.staleness into v_epoch, v_staleness from stepquota.policy p;
+  select p.epoch into v_epoch from stepquota.policy p;
   select q.* into v_quota from stepquota.workflow_step_quotas q where q.tenant = p_tenant;
   v_is_stored := found;
   if v_is_stored and v_quota.epoch = v_epoch
-     and p_now >= v_quota.period_start and p_now < v_quota.valid_until
-     -- It may have been refreshed a moment after p_now was read: that is no reason to do it again.
-     and p_now - v_quota.refreshed_at > -v_staleness and p_now - v_quota.refreshed_at < v_staleness then
+     and p_now >= v_quota.trusted_from and p_now < v_quota.trusted_until then
     return (v_quota, true)::stepquota._found_quota;
   end if;
   if v_is_stored then

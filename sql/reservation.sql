@@ -1,11 +1,15 @@
 -- The reservation: one unit, exactly, in the caller's transaction.
 
--- Takes one unit or says why not. The guarded UPDATE of a lane is what makes the limit exact: of any
--- number of callers, those whose UPDATE finds room commit, and no others.
+-- Takes one unit or says why not. The guarded taking of a lane is what makes the limit exact: of any
+-- number of callers, those who find room in a lane while they hold it commit, and no others.
 --
 -- This is the way of nearly every call: the stored quota can be trusted, and the caller's home lane is
 -- free and has room; or the tenant is known to be exhausted, which is one row's read. Everything else
 -- is _take_unit_elsewhere's.
+--
+-- Three short statements on purpose. One that joins them is slower: its plan is set up anew by every
+-- call, and a sub-select that locks costs more than a second statement which goes to the row's place.
+-- Scalars on purpose: a variable of a table's row type costs as much as a statement.
 --
 -- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it.
 -- Locks: the home lane without waiting; else as _take_unit_elsewhere.
@@ -15,67 +19,105 @@ language plpgsql
 volatile
 as $_take_unit$
 declare
-  v_quota stepquota.workflow_step_quotas;
-  v_home integer;
+  v_limit bigint;
+  v_period_start timestamptz;
+  v_period_end timestamptz;
+  v_period_source text;
+  v_limit_source text;
+  v_tier text;
+  v_granted_units bigint;
+  v_subscription_id text;
+  v_carried_count bigint;
+  v_lane_count integer;
+  v_exhausted_at_count bigint;
+  v_place tid;
   v_own_count bigint;
   v_others_count bigint;
+  v_used_count bigint;
+  v_answer stepquota.workflow_step_quota;
 begin
-  select q.* into v_quota
+  select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
+         q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count
+    into v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier,
+         v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count
     from stepquota.workflow_step_quotas q
-   where q.tenant = p_tenant and p_now >= q.period_start and p_now < q.valid_until
-     and (q.epoch, true) = (
-       select p.epoch, q.refreshed_at between p_now - p.staleness and p_now + p.staleness
-         from stepquota.policy p where p.only_row);
-  if found then
-    if v_quota.exhausted_at_count is not null then
-      return stepquota._describe_quota(v_quota, v_quota.exhausted_at_count, false);
-    end if;
-    v_home := pg_backend_pid() % v_quota.lane_count;
-    update stepquota.workflow_step_usage_lanes l
-       set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + p_unledgered_units
-     where l.tenant = p_tenant and l.period_start = v_quota.period_start
-       and l.lane = (
-         select i.lane from stepquota.workflow_step_usage_lanes i
-          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home
-            and (i.allowance is null or i.used_count < i.allowance)
-            for no key update skip locked)
-       and (l.allowance is null or l.used_count < l.allowance)
-    returning l.used_count, l.others_used_count into v_own_count, v_others_count;
-    if found then
-      return stepquota._describe_taken_unit(v_quota, v_home, v_own_count, v_others_count);
+   where q.tenant = p_tenant and p_now >= q.trusted_from and p_now < q.trusted_until
+     and q.epoch = (select p.epoch from stepquota.policy p);
+  if v_exhausted_at_count is not null then
+    return (false, v_exhausted_at_count, v_limit, 0, v_period_start, v_period_end, v_period_source, v_limit_source,
+      v_tier, v_granted_units, v_subscription_id)::stepquota.workflow_step_quota;
+  end if;
+
+  select l.ctid, l.used_count + 1, l.others_used_count into v_place, v_own_count, v_others_count
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = v_period_start and l.lane = pg_backend_pid() % v_lane_count
+     and (l.allowance is null or l.used_count < l.allowance)
+   order by l.tenant, l.period_start, l.lane, l.generation desc
+   limit 1
+     for no key update skip locked;
+  if v_place is null then
+    perform stepquota._check_tenant(p_tenant);
+    return stepquota._take_unit_elsewhere(p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+  end if;
+  v_used_count := v_carried_count + v_own_count;
+  if v_lane_count > 1 then
+    v_used_count := v_used_count + v_others_count;
+    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) then
+      v_used_count := stepquota._sum_usage(p_tenant, v_period_start) + 1;
+      v_others_count := v_used_count - v_own_count - v_carried_count;
     end if;
   end if;
-  return stepquota._take_unit_elsewhere(p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+  -- The row is locked, so it is at this place until the transaction ends.
+  update stepquota.workflow_step_usage_lanes l
+     set used_count = v_own_count, unledgered_count = l.unledgered_count + p_unledgered_units,
+         others_used_count = v_others_count,
+         generation = l.generation + (v_own_count % stepquota._get_lane_minimum() = 0)::integer
+   where l.tenant = p_tenant and l.ctid = v_place;
+
+  v_answer := (true, v_used_count, v_limit, stepquota._count_units_left(v_limit, v_used_count), v_period_start,
+    v_period_end, v_period_source, v_limit_source, v_tier, v_granted_units, v_subscription_id);
+  if stepquota._is_debugging() then
+    perform stepquota._debug_reservation(p_tenant, v_answer);
+  end if;
+  return v_answer;
 end;
 $_take_unit$;
 
--- The answer for a unit taken from a lane. With one lane, and near the limit, its figures are exact;
--- else they rest on what the lane remembers of the others, asked anew every 32 units: summing all lanes
+-- Whether an answer's figures must be counted by looking at all lanes: near the limit, where they are
+-- exact, and now and then. Else they rest on what the lane remembers of the others: summing all lanes
 -- each time would cost more than the unit itself.
+create or replace function stepquota._is_count_due(
+  p_own_count bigint, p_used_count bigint, p_limit bigint, p_lane_count integer)
+returns boolean
+language sql
+immutable
+as $_is_count_due$
+  select p_own_count % 32 = 0 or coalesce(p_limit - p_used_count < p_lane_count * stepquota._get_lane_minimum(), false);
+$_is_count_due$;
+
+-- The answer for a unit taken from a lane.
 -- Locks: the caller holds the lane.
 create or replace function stepquota._describe_taken_unit(
-  p_quota stepquota.workflow_step_quotas, p_lane integer, p_own_count bigint, p_others_count bigint)
+  p_quota stepquota.workflow_step_quotas, p_own_count bigint, p_others_count bigint)
 returns stepquota.workflow_step_quota
 language plpgsql
 volatile
 as $_describe_taken_unit$
 declare
   v_used_count bigint := p_quota.carried_count + p_own_count;
+  v_answer stepquota.workflow_step_quota;
 begin
   if p_quota.lane_count > 1 then
     v_used_count := v_used_count + p_others_count;
-    if p_own_count % 32 = 0
-       or p_quota.effective_limit - v_used_count < p_quota.lane_count * stepquota._get_lane_minimum() then
+    if stepquota._is_count_due(p_own_count, v_used_count, p_quota.effective_limit, p_quota.lane_count) then
       v_used_count := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
-      if p_own_count % 32 = 0 then
-        update stepquota.workflow_step_usage_lanes l
-           set others_used_count = v_used_count - p_own_count - p_quota.carried_count
-         where l.tenant = p_quota.tenant and l.period_start = p_quota.period_start and l.lane = p_lane;
-      end if;
     end if;
   end if;
-  perform stepquota._debug_reservation(p_quota, v_used_count);
-  return stepquota._describe_quota(p_quota, v_used_count, true);
+  v_answer := stepquota._describe_quota(p_quota, v_used_count, true);
+  if stepquota._is_debugging() then
+    perform stepquota._debug_reservation(p_quota.tenant, v_answer);
+  end if;
+  return v_answer;
 end;
 $_describe_taken_unit$;
 
@@ -176,26 +218,32 @@ begin
       null;  -- never leaves this function: it gives the lane's lock back
     end;
   end loop;
-  return stepquota._describe_taken_unit(v_quota, v_lane, v_own_count, v_others_count);
+  return stepquota._describe_taken_unit(v_quota, v_own_count, v_others_count);
 end;
 $_take_unit_elsewhere$;
 
 -- A reservation leaves no row but the counter. Whoever debugs sees one message with all its figures;
 -- building it is saved where nobody listens.
-create or replace function stepquota._debug_reservation(p_quota stepquota.workflow_step_quotas, p_used_count bigint)
+create or replace function stepquota._is_debugging()
+returns boolean
+language sql
+stable
+as $_is_debugging$
+  select current_setting('client_min_messages') like 'debug%' or current_setting('log_min_messages') like 'debug%';
+$_is_debugging$;
+
+create or replace function stepquota._debug_reservation(p_tenant text, p_quota stepquota.workflow_step_quota)
 returns void
 language plpgsql
 stable
 as $_debug_reservation$
 begin
-  if current_setting('client_min_messages') like 'debug%' or current_setting('log_min_messages') like 'debug%' then
-    raise debug using
-      message = 'workflow step reserved',
-      detail = jsonb_build_object('tenant', p_quota.tenant, 'used_count', p_used_count,
-        'effective_limit', p_quota.effective_limit, 'period_start', p_quota.period_start,
-        'period_end', p_quota.period_end, 'period_source', p_quota.period_source,
-        'limit_source', p_quota.limit_source, 'tier', p_quota.tier)::text;
-  end if;
+  raise debug using
+    message = 'workflow step reserved',
+    detail = jsonb_build_object('tenant', p_tenant, 'used_count', p_quota.used_count,
+      'effective_limit', p_quota.effective_limit, 'period_start', p_quota.period_start,
+      'period_end', p_quota.period_end, 'period_source', p_quota.period_source,
+      'limit_source', p_quota.limit_source, 'tier', p_quota.tier)::text;
 end;
 $_debug_reservation$;
 
@@ -330,15 +378,11 @@ volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
--- Generic plans: every statement goes by a key, and planning a partitioned ledger each time costs more
--- than all the rest.
-set plan_cache_mode = force_generic_plan
 as $reserve_workflow_step$
 declare
   v_now timestamptz := stepquota._now();
   v_quota stepquota.workflow_step_quota;
 begin
-  perform stepquota._check_tenant(p_tenant);
   v_quota := stepquota._take_unit(p_tenant, 1, v_now);
   if not v_quota.allowed then
     perform stepquota._record_exhaustion(p_tenant, v_quota, null, v_now);
@@ -394,9 +438,11 @@ as $_describe_batch$
 $_describe_batch$;
 
 comment on function stepquota._take_unit(text, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
-comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, integer, bigint, bigint) is 'The answer for a unit taken from a lane.';
+comment on function stepquota._is_count_due(bigint, bigint, bigint, integer) is 'Whether an answer''s figures must be counted by looking at all lanes.';
+comment on function stepquota._is_debugging() is 'Whether anybody listens to debug messages.';
+comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, bigint, bigint) is 'The answer for a unit taken from a lane.';
 comment on function stepquota._take_unit_elsewhere(text, stepquota._found_quota, integer, timestamptz) is 'Takes one unit from any lane, or says that none is free.';
-comment on function stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint) is 'One debug message a reservation.';
+comment on function stepquota._debug_reservation(text, stepquota.workflow_step_quota) is 'One debug message a reservation.';
 comment on function stepquota._record_exhaustion(text, stepquota.workflow_step_quota, text, timestamptz) is 'Records that a tenant was denied, once a period.';
 comment on function stepquota.reserve_workflow_step(text) is
   'Takes one step of the tenant''s quota, in the caller''s transaction: rolled back with it. allowed = false is a denial, which is data and no error. For callers that keep their own ledger; others use start_workflow_step. WQ001 for a tenant that cannot be one.';

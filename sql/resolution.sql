@@ -250,6 +250,9 @@ begin
   v_quota.effective_limit := v_quota.step_limit + v_quota.granted_units;
   v_quota.epoch := v_policy.epoch;
   v_quota.refreshed_at := p_now;
+  -- A row refreshed a moment after somebody read the clock is fresh for them too.
+  v_quota.trusted_from := greatest(v_quota.period_start, p_now - v_policy.staleness);
+  v_quota.trusted_until := least(v_quota.valid_until, p_now + v_policy.staleness);
   v_quota.version := 1;
   v_quota.reported := '{}';
   v_quota.lane_count := 1;

@@ -6,27 +6,30 @@ do $grants$
 declare
   v_grants constant jsonb := $json${
     "stepquota_runtime": [
-      "version", "reserve_workflow_step", "reserve_workflow_steps", "resolve_workflow_step_quota", "register_workflow_run",
+      "version", "reserve_workflow_step", "reserve_workflow_steps", "open_workflow_step_batch",
+      "close_workflow_step_batch", "resolve_workflow_step_quota", "register_workflow_run",
       "start_workflow_step", "start_workflow_steps", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause"],
     "stepquota_operator": [
-      "version", "reserve_workflow_step", "reserve_workflow_steps", "resolve_workflow_step_quota", "register_workflow_run",
+      "version", "reserve_workflow_step", "reserve_workflow_steps", "open_workflow_step_batch",
+      "close_workflow_step_batch", "resolve_workflow_step_quota", "register_workflow_run",
       "start_workflow_step", "start_workflow_steps", "finish_workflow_step", "finish_workflow_run", "cancel_workflow_run",
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
       "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
-      "reconcile_workflow_step_usage", "verify_all", "status",
+      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
-      "make_ledger_partitions", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
+      "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
       "check_cron", "list_cron_jobs"],
     "stepquota_sync": [
       "version", "apply_stripe_object", "map_stripe_customer", "status"],
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
-      "reconcile_workflow_step_usage", "verify_all", "status", "cron_sql", "list_cron_jobs"]
+      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
+      "list_cron_jobs"]
   }$json$;
   v_role text;
   v_routine regprocedure;

@@ -1,8 +1,8 @@
 -- Counter against ledger, for one period.
 
--- One statement, so both sides are of one snapshot. Units that nothing explains are recorded once a
--- period, where this may write.
--- Takes no locks. SQLSTATEs: WQ001, WQ018.
+-- One statement, so both sides are of one snapshot. Where this may write, units that nothing explains
+-- are recorded, once a period, and batches of the period that were left open, once each.
+-- Locks: none but such a batch, without waiting. SQLSTATEs: WQ001, WQ018.
 create or replace function stepquota.reconcile_workflow_step_usage(p_tenant text, p_period_start timestamptz)
 returns table (
   tenant text, period_start timestamptz, period_end timestamptz, counter_used_count bigint,
@@ -16,6 +16,7 @@ as $reconcile_workflow_step_usage$
 #variable_conflict use_column
 declare
   v_now timestamptz := stepquota._now();
+  v_batch_id uuid;
 begin
   perform stepquota._check_tenant(p_tenant);
   if p_period_start is null then
@@ -52,6 +53,17 @@ begin
     perform stepquota._record_event(p_tenant, 'usage_drift', 'error', null,
       jsonb_build_object('counter_used_count', counter_used_count, 'ledger_step_count', ledger_step_count,
         'drift', drift, 'unledgered_count', unledgered_count, 'period_start', p_period_start), v_now);
+  end if;
+  if current_setting('transaction_read_only') = 'off' then
+    for v_batch_id in
+      select b.batch_id
+        from stepquota.workflow_step_batches b, stepquota.policy p
+       where b.tenant = p_tenant and b.period_start = p_period_start and b.closed_at is null
+         and b.reported_at is null and b.opened_at <= v_now - p.batch_open_for
+       order by b.opened_at, b.batch_id
+    loop
+      perform stepquota._report_open_batch(p_tenant, v_batch_id, v_now);
+    end loop;
   end if;
   return next;
 end;

@@ -100,6 +100,15 @@ begin
   hint := case when state = 'warn'
     then 'No runtime takes them: do workers call claim_workflow_run_resumptions for their runtime?' end;
   return next;
+
+  item := 'open batches';
+  select count(*), min(b.opened_at) into v_count, v_oldest
+    from stepquota.workflow_step_batches b where b.closed_at is null;
+  state := case when v_oldest <= v_now - v_policy.batch_open_for then 'warn' else 'ok' end;
+  detail := case when v_count = 0 then 'none' else format('%s, the oldest since %s', v_count, stepquota._format_moment(v_oldest)) end;
+  hint := case when state = 'warn'
+    then 'A process died with units it had not handed out: select * from stepquota.list_open_workflow_step_batches();' end;
+  return next;
 end;
 $status$;
 

@@ -12,7 +12,7 @@
 -- being opened by somebody else, and under REPEATABLE READ and SERIALIZABLE.
 create or replace function stepquota.open_workflow_step_batch(
   p_tenant text, p_batch_id uuid, p_steps integer, p_holder text,
-  p_close_batch_ids uuid[] default '{}', p_close_handed_out bigint[] default '{}')
+  p_close_batch_ids uuid[] default null, p_close_handed_out bigint[] default null)
 returns stepquota.workflow_steps_quota
 language plpgsql
 volatile
@@ -35,16 +35,16 @@ begin
     perform stepquota._refuse_argument('p_steps', p_steps::text, 'a number from 1', 'Ask for as many steps as are about to start.');
   end if;
   perform stepquota._check_name('p_holder', p_holder);
-  if p_close_batch_ids is null or array_position(p_close_batch_ids, null) is not null then
+  if array_position(p_close_batch_ids, null) is not null then
     perform stepquota._refuse_argument('p_close_batch_ids', p_close_batch_ids::text, 'an array of uuids',
-      'Pass the batches that are done with; none is an empty array.');
+      'Pass the batches that are done with; none is NULL.');
   end if;
-  if p_close_handed_out is null or cardinality(p_close_handed_out) <> cardinality(p_close_batch_ids)
+  if coalesce(cardinality(p_close_handed_out), 0) <> coalesce(cardinality(p_close_batch_ids), 0)
      or array_position(p_close_handed_out, null) is not null or 0 > any (p_close_handed_out) then
     perform stepquota._refuse_argument('p_close_handed_out', p_close_handed_out::text,
       'as many numbers from 0 as p_close_batch_ids has', 'Pass how many units of each batch were handed out.');
   end if;
-  for v_place in 1 .. cardinality(p_close_batch_ids) loop
+  for v_place in 1 .. coalesce(cardinality(p_close_batch_ids), 0) loop
     perform stepquota._close_batch(p_tenant, p_close_batch_ids[v_place], 'p_close_handed_out', p_close_handed_out[v_place], v_now);
   end loop;
   select b.* into v_batch
@@ -168,13 +168,21 @@ volatile
 as $_close_batch$
 declare
   v_batch stepquota.workflow_step_batches;
-  v_returned bigint := 0;
 begin
+  -- The usual case in one statement. That it is open is said by a column without an index of its own:
+  -- the primary key is the way to it at any size of the table.
+  update stepquota.workflow_step_batches b
+     set handed_out_count = p_handed_out, returned_count = 0, closed_at = p_now
+   where b.tenant = p_tenant and b.batch_id = p_batch_id and b.handed_out_count is null
+     and b.granted_count = p_handed_out;
+  if found then
+    return;
+  end if;
   select b.* into v_batch
     from stepquota.workflow_step_batches b
-   where b.tenant = p_tenant and b.batch_id = p_batch_id and b.closed_at is null
+   where b.tenant = p_tenant and b.batch_id = p_batch_id
      for no key update;
-  if not found then
+  if not found or v_batch.closed_at is not null then
     return;
   end if;
   if p_handed_out > v_batch.granted_count then
@@ -182,11 +190,10 @@ begin
       format('at most the %s units of the batch', v_batch.granted_count),
       format('Batch %s was granted no more: check which batch it is.', p_batch_id));
   end if;
-  if p_handed_out < v_batch.granted_count then
-    v_returned := stepquota._return_units(p_tenant, v_batch.period_start, v_batch.granted_count - p_handed_out, p_now);
-  end if;
+  v_batch.returned_count := stepquota._return_units(p_tenant, v_batch.period_start,
+    v_batch.granted_count - p_handed_out, p_now);
   update stepquota.workflow_step_batches b
-     set handed_out_count = p_handed_out, returned_count = v_returned, closed_at = p_now
+     set handed_out_count = p_handed_out, returned_count = v_batch.returned_count, closed_at = p_now
    where b.tenant = p_tenant and b.batch_id = p_batch_id;
 end;
 $_close_batch$;

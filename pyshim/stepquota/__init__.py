@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from . import calls
 from .arguments import Key
+from .batching import ReservationLost, ReserverClosed
 from .errors import (
+    BatchClosed,
     CronInOtherDatabase,
     CronMissing,
     CronNotGranted,
@@ -37,6 +39,7 @@ from .errors import (
     StalePause,
     StepAlreadyFinished,
     StepquotaError,
+    UnknownBatch,
     UnknownPeriod,
     UnknownPolicy,
     UnknownResumption,
@@ -47,10 +50,12 @@ from .errors import (
     WaitNotResolvable,
 )
 from .execution import synchronous as _sync
+from .reserver import Reserver
 from .results import (
     CronJob,
     InvariantViolation,
     LimitSource,
+    OpenWorkflowStepBatch,
     PauseReason,
     PeriodSource,
     PolicyChange,
@@ -74,6 +79,7 @@ from .results import (
     WorkflowRunResumption,
     WorkflowRunStep,
     WorkflowRunWait,
+    WorkflowStepBatch,
     WorkflowStepQuota,
     WorkflowStepsQuota,
     WorkflowStepsStart,
@@ -82,6 +88,7 @@ from .results import (
 )
 
 __all__ = [
+    "BatchClosed",
     "CronInOtherDatabase",
     "CronJob",
     "CronMissing",
@@ -94,11 +101,15 @@ __all__ = [
     "Key",
     "LimitSource",
     "MalformedStripeObject",
+    "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
     "QuotaExplanation",
     "RemovedCronJob",
+    "ReservationLost",
+    "Reserver",
+    "ReserverClosed",
     "ResumeReason",
     "RunEnded",
     "RunNotQuotaPaused",
@@ -116,6 +127,7 @@ __all__ = [
     "StripeAction",
     "StripeObjectChange",
     "TierLimitChange",
+    "UnknownBatch",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -133,6 +145,7 @@ __all__ = [
     "WorkflowRunResumption",
     "WorkflowRunStep",
     "WorkflowRunWait",
+    "WorkflowStepBatch",
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageReconciliation",
@@ -142,14 +155,17 @@ __all__ = [
     "apply_stripe_object",
     "cancel_workflow_run",
     "claim_workflow_run_resumptions",
+    "close_workflow_step_batch",
     "cron_sql",
     "disable_cron",
     "enable_cron",
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
+    "open_workflow_step_batch",
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
@@ -173,6 +189,8 @@ __all__ = [
 
 reserve_workflow_step = _sync(calls.reserve_workflow_step)
 reserve_workflow_steps = _sync(calls.reserve_workflow_steps)
+open_workflow_step_batch = _sync(calls.open_workflow_step_batch)
+close_workflow_step_batch = _sync(calls.close_workflow_step_batch)
 resolve_workflow_step_quota = _sync(calls.resolve_workflow_step_quota)
 refresh_workflow_step_quota = _sync(calls.refresh_workflow_step_quota)
 explain_workflow_step_quota = _sync(calls.explain_workflow_step_quota)
@@ -191,6 +209,7 @@ claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
+list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)

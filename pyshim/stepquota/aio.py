@@ -7,21 +7,26 @@ the errors, and that nothing here commits.
 from __future__ import annotations
 
 from . import calls
+from .aio_reserver import Reserver
 from .execution import asynchronous as _async
 
 __all__ = [
+    "Reserver",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
     "claim_workflow_run_resumptions",
+    "close_workflow_step_batch",
     "cron_sql",
     "disable_cron",
     "enable_cron",
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
+    "open_workflow_step_batch",
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
@@ -45,6 +50,8 @@ __all__ = [
 
 reserve_workflow_step = _async(calls.reserve_workflow_step)
 reserve_workflow_steps = _async(calls.reserve_workflow_steps)
+open_workflow_step_batch = _async(calls.open_workflow_step_batch)
+close_workflow_step_batch = _async(calls.close_workflow_step_batch)
 resolve_workflow_step_quota = _async(calls.resolve_workflow_step_quota)
 refresh_workflow_step_quota = _async(calls.refresh_workflow_step_quota)
 explain_workflow_step_quota = _async(calls.explain_workflow_step_quota)
@@ -63,6 +70,7 @@ claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
+list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)
 set_tenant_plan = _async(calls.set_tenant_plan)
 set_tier_limit = _async(calls.set_tier_limit)
 set_policy = _async(calls.set_policy)

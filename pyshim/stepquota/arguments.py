@@ -24,6 +24,7 @@ __all__ = [
     "int4",
     "int4_array",
     "int8",
+    "int8_array",
     "interval",
     "jsonb",
     "key",
@@ -31,6 +32,7 @@ __all__ = [
     "text_array",
     "timestamptz",
     "uuid",
+    "uuid_array",
 ]
 
 Element = TypeVar("Element")
@@ -82,9 +84,19 @@ def int4_array(value: Sequence[int] | None) -> Argument:
     return Argument("int4[]", partial(_convert_array, _convert_int4), value)
 
 
+def int8_array(value: Sequence[int] | None) -> Argument:
+    """Several numbers of 64 bits."""
+    return Argument("int8[]", partial(_write_array, _convert_int8), value)
+
+
 def uuid(value: UUID | str | None) -> Argument:
-    """The id of a wait or a resumption."""
+    """The id of a wait, a resumption or a batch."""
     return Argument("uuid", _convert_uuid, value)
+
+
+def uuid_array(value: Sequence[UUID] | None) -> Argument:
+    """Several ids."""
+    return Argument("uuid[]", partial(_write_array, _convert_uuid), value)
 
 
 def timestamptz(value: datetime | None) -> Argument:
@@ -159,6 +171,17 @@ def _convert_array(
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         _refuse_type(parameter, value, "a sequence")
     return [convert(f"{parameter}[{i}]", element) for i, element in enumerate(value)]
+
+
+def _write_array(
+    convert: Callable[[str, object], object], parameter: str, value: object
+) -> str | None:
+    # As PostgreSQL writes it: nothing to be quoted is in these, and psycopg's own conversion of
+    # lists takes as long as all the rest of a call.
+    elements = _convert_array(convert, parameter, value)
+    if elements is None:
+        return None
+    return f"{{{','.join('null' if each is None else str(each) for each in elements)}}}"
 
 
 def _convert_uuid(parameter: str, value: object) -> UUID | None:

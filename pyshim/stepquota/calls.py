@@ -24,6 +24,7 @@ from .arguments import (
     int4,
     int4_array,
     int8,
+    int8_array,
     interval,
     jsonb,
     key,
@@ -31,6 +32,7 @@ from .arguments import (
     text_array,
     timestamptz,
     uuid,
+    uuid_array,
 )
 
 Answer = TypeVar("Answer")
@@ -104,6 +106,80 @@ def reserve_workflow_steps(
         tenant=key(tenant),
         steps=int4(steps),
         allow_partial=boolean(allow_partial),
+    )
+
+
+def open_workflow_step_batch(
+    tenant: Key,
+    batch_id: UUID | str,
+    steps: int,
+    holder: str,
+    close_batch_ids: Sequence[UUID] | None = None,
+    close_handed_out: Sequence[int] | None = None,
+) -> Call[results.WorkflowStepsQuota]:
+    """Take units for many threads or tasks of a process, which hands them out itself.
+
+    For batchers; Reserver is the one of this package. Commit at once: until then everybody else of
+    the tenant may be kept waiting. With nothing granted, no batch is opened.
+
+    Args:
+        tenant: the tenant.
+        batch_id: a new id. The same one again takes nothing and answers what the first call got.
+        steps: how many units, from 1; fewer are taken where fewer are left.
+        holder: who takes them, for people.
+        close_batch_ids: batches of the tenant that are done with. One that is not open is passed
+            over.
+        close_handed_out: how many units of each of them were handed out. The rest is given back.
+
+    Returns:
+        The quota after it, and ``granted``, the number of units taken.
+
+    Raises:
+        InvalidArgument: an argument is None, empty, out of range or too long.
+        BatchClosed: the batch is closed already.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+        psycopg.errors.SerializationFailure: the same batch was being opened by another call.
+    """
+    return _row(
+        results.WorkflowStepsQuota,
+        "open_workflow_step_batch",
+        tenant=key(tenant),
+        batch_id=uuid(batch_id),
+        steps=int4(steps),
+        holder=text(holder),
+        close_batch_ids=uuid_array(close_batch_ids),
+        close_handed_out=int8_array(close_handed_out),
+    )
+
+
+def close_workflow_step_batch(
+    tenant: Key, batch_id: UUID | str, handed_out: int
+) -> Call[results.WorkflowStepBatch]:
+    """Close a batch: what was not handed out is given back, if its period is still the tenant's.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        batch_id: the batch.
+        handed_out: how many of its units steps were started with.
+
+    Returns:
+        The batch, closed.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the number is None, negative or
+            more than was granted.
+        UnknownBatch: the tenant has no such batch.
+        BatchClosed: it was closed with another number.
+    """
+    return _row(
+        results.WorkflowStepBatch,
+        "close_workflow_step_batch",
+        tenant=key(tenant),
+        batch_id=uuid(batch_id),
+        handed_out=int8(handed_out),
     )
 
 
@@ -602,7 +678,7 @@ def workflow_run_quota_pause(
 def reconcile_workflow_step_usage(
     tenant: Key, period_start: datetime
 ) -> Call[results.WorkflowStepUsageReconciliation]:
-    """Compare the counter of a period with its ledger. It changes nothing.
+    """Compare the counter of a period with its ledger. It changes neither.
 
     Args:
         tenant: the tenant.
@@ -622,6 +698,15 @@ def reconcile_workflow_step_usage(
         tenant=key(tenant),
         period_start=timestamptz(period_start),
     )
+
+
+def list_open_workflow_step_batches() -> Call[tuple[results.OpenWorkflowStepBatch, ...]]:
+    """The batches that processes have open now, and those that dead processes left behind.
+
+    Returns:
+        The open batches, the oldest first.
+    """
+    return _rows(results.OpenWorkflowStepBatch, "list_open_workflow_step_batches")
 
 
 # -- Plans, tiers, policy

@@ -18,6 +18,7 @@ from typing import ClassVar
 import psycopg
 
 __all__ = [
+    "BatchClosed",
     "CronInOtherDatabase",
     "CronMissing",
     "CronNotGranted",
@@ -34,6 +35,7 @@ __all__ = [
     "StalePause",
     "StepAlreadyFinished",
     "StepquotaError",
+    "UnknownBatch",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -168,3 +170,11 @@ class CronScheduleNotSupported(StepquotaError, sqlstate="WQ023"):
 
 class CronRoleCannotLogIn(StepquotaError, sqlstate="WQ024"):
     """pg_cron could not run the job, because the role it would run as cannot log in."""
+
+
+class UnknownBatch(StepquotaError, sqlstate="WQ025"):
+    """The tenant has no such batch."""
+
+
+class BatchClosed(StepquotaError, sqlstate="WQ026"):
+    """The batch is closed: it cannot be opened again, nor closed with another count."""

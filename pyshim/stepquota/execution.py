@@ -35,16 +35,7 @@ def synchronous(
     def call(
         connection: Connection[Any], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Any:
-        request = build(*args, **kwargs)
-        _check_connection(connection, Connection, request)
-        try:
-            with _Cursor(connection, row_factory=request.make_row) as cursor:
-                cursor.execute(request.statement, request.parameters, prepare=False, binary=True)
-                return request.make_answer and request.make_answer(cursor.fetchall())
-        except psycopg.Error as error:
-            if translated := _translate(error, connection):
-                raise translated from error
-            raise
+        return carry_out(connection, build(*args, **kwargs))
 
     _sign(call, build, Connection, "stepquota")
     return call
@@ -59,26 +50,45 @@ def asynchronous(
     async def call(
         connection: AsyncConnection[Any], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Any:
-        request = build(*args, **kwargs)
-        _check_connection(connection, AsyncConnection, request)
-        try:
-            async with _AsyncCursor(connection, row_factory=request.make_row) as cursor:
-                await cursor.execute(
-                    request.statement, request.parameters, prepare=False, binary=True
-                )
-                return request.make_answer and request.make_answer(await cursor.fetchall())
-        except psycopg.Error as error:
-            if translated := _translate(error, connection):
-                raise translated from error
-            raise
+        return await carry_out_async(connection, build(*args, **kwargs))
 
     _sign(call, build, AsyncConnection, "stepquota.aio")
     return call
 
 
-# Statements are never prepared: through a PgBouncer in transaction mode the next one may reach
-# another server process, and a prepared one would break when an upgrade changes what it answers.
-# Results are asked for in binary form, which no DateStyle changes.
+# Statements are not prepared unless that is asked for: through a PgBouncer in transaction mode the
+# next one may reach another server process, and a prepared one would break when an upgrade changes
+# what it answers. Results are asked for in binary form, which no DateStyle changes.
+
+
+def carry_out(connection: Connection[Any], request: Call[Answer], prepare: bool = False) -> Any:
+    """Carry out a call; it answers an Answer, or None for a procedure."""
+    _check_connection(connection, Connection, request)
+    try:
+        with _Cursor(connection, row_factory=request.make_row) as cursor:
+            cursor.execute(request.statement, request.parameters, prepare=prepare, binary=True)
+            return request.make_answer and request.make_answer(cursor.fetchall())
+    except psycopg.Error as error:
+        if translated := _translate(error, connection):
+            raise translated from error
+        raise
+
+
+async def carry_out_async(
+    connection: AsyncConnection[Any], request: Call[Answer], prepare: bool = False
+) -> Any:
+    """The same for asyncio."""
+    _check_connection(connection, AsyncConnection, request)
+    try:
+        async with _AsyncCursor(connection, row_factory=request.make_row) as cursor:
+            await cursor.execute(
+                request.statement, request.parameters, prepare=prepare, binary=True
+            )
+            return request.make_answer and request.make_answer(await cursor.fetchall())
+    except psycopg.Error as error:
+        if translated := _translate(error, connection):
+            raise translated from error
+        raise
 
 
 class _UtcLoader(TimestamptzBinaryLoader):

@@ -15,6 +15,7 @@ __all__ = [
     "CronJob",
     "InvariantViolation",
     "LimitSource",
+    "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
@@ -38,6 +39,7 @@ __all__ = [
     "WorkflowRunResumption",
     "WorkflowRunStep",
     "WorkflowRunWait",
+    "WorkflowStepBatch",
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageReconciliation",
@@ -122,6 +124,52 @@ class WorkflowStepsQuota:
     granted_units: int
     stripe_subscription_id: str | None
     granted: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepBatch:
+    """Units that a process took to hand them out itself.
+
+    Attributes:
+        period_start: the period that its units were counted in.
+        granted_count: units taken.
+        handed_out_count: units that steps were started with; None while it is open.
+        returned_count: units given back; None while it is open. What was neither handed out nor
+            given back stays counted, since its period was over.
+        holder: who opened it, for people.
+        reported_at: when it was recorded that it was left open.
+    """
+
+    tenant: str
+    batch_id: UUID
+    period_start: datetime
+    granted_count: int
+    handed_out_count: int | None
+    returned_count: int | None
+    holder: str
+    opened_at: datetime
+    closed_at: datetime | None
+    reported_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWorkflowStepBatch:
+    """A batch that is open.
+
+    Attributes:
+        period_start: the period that its units were counted in.
+        granted_count: units taken.
+        holder: who opened it, for people.
+        is_overdue: whether it is open for so long that its process must have died.
+    """
+
+    tenant: str
+    batch_id: UUID
+    period_start: datetime
+    granted_count: int
+    holder: str
+    opened_at: datetime
+    is_overdue: bool
 
 
 @dataclass(frozen=True, slots=True)

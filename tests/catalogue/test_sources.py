@@ -27,6 +27,7 @@ TENANT_TABLES = {
     "workflow_step_quotas",
     "workflow_step_usage_periods",
     "workflow_step_usage_lanes",
+    "workflow_step_batches",
     "workflow_runs",
     "workflow_run_steps",
     "workflow_run_waits",

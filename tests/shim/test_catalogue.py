@@ -42,8 +42,8 @@ PARTS = {
     "resolve_due_waits",
     "resume_due_tenant",
 }
-# For the one who keeps the ledger in order; tick() calls it.
-MAINTENANCE = {"make_ledger_partitions"}
+# For the one who keeps tables in order; tick() calls them.
+MAINTENANCE = {"make_ledger_partitions", "tend_workflow_step_batches"}
 
 PYTHON_TYPES: dict[str, Any] = {
     "text": str,
@@ -203,6 +203,7 @@ def test_result_columns_are_those_of_the_catalogue(catalogue: dict[str, Any]) ->
         (results.WorkflowRun, "workflow_runs"),
         (results.WorkflowRunStep, "workflow_run_steps"),
         (results.WorkflowRunWait, "workflow_run_waits"),
+        (results.WorkflowStepBatch, "workflow_step_batches"),
     ],
 )
 def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(

@@ -24,5 +24,15 @@ def test_import_loads_nothing_but_psycopg() -> None:
     assert others == "stepquota"
     assert own.split() == [
         f"stepquota.{module}"
-        for module in ("aio", "arguments", "calls", "errors", "execution", "results")
+        for module in (
+            "aio",
+            "aio_reserver",
+            "arguments",
+            "batching",
+            "calls",
+            "errors",
+            "execution",
+            "reserver",
+            "results",
+        )
     ]

@@ -8,6 +8,12 @@ create temp table good (function text, place integer, argument text, value text,
 insert into good values
   ('reserve_workflow_step', 1, 'text', 'acme', null),
   ('reserve_workflow_steps', 1, 'text', 'acme', null), ('reserve_workflow_steps', 2, 'integer', '1', '{NULL,0,-1}'), ('reserve_workflow_steps', 3, 'boolean', 'true', '{NULL}'),
+  ('open_workflow_step_batch', 1, 'text', 'acme', null), ('open_workflow_step_batch', 2, 'uuid', '00000000-0000-0000-0000-00000000000a', '{NULL}'), ('open_workflow_step_batch', 3, 'integer', '1', '{NULL,0,-1}'),
+  ('open_workflow_step_batch', 4, 'text', 'me', null), ('open_workflow_step_batch', 5, 'uuid[]', '{00000000-0000-0000-0000-00000000000b}', '{NULL,"{}","{NULL}","{00000000-0000-0000-0000-00000000000b,NULL}"}'),
+  ('open_workflow_step_batch', 6, 'bigint[]', '{1}', '{NULL,"{}","{NULL}","{-1}","{1,1}"}'),
+  ('close_workflow_step_batch', 1, 'text', 'acme', null), ('close_workflow_step_batch', 2, 'uuid', '00000000-0000-0000-0000-00000000000b', '{NULL,00000000-0000-0000-0000-00000000000c}'),
+  ('close_workflow_step_batch', 3, 'bigint', '1', '{NULL,-1,3}'),
+  ('tend_workflow_step_batches', 1, 'integer', '1', '{NULL,0,-1}'),
   ('start_workflow_steps', 1, 'text', 'acme', null), ('start_workflow_steps', 2, 'text', 'r', null), ('start_workflow_steps', 3, 'text[]', '{root}', '{NULL,"{}","{NULL}"}'),
   ('start_workflow_steps', 4, 'integer[]', '{1}', '{"{0}","{1,1}","{NULL}"}'), ('start_workflow_steps', 5, 'text', 'action', null), ('start_workflow_steps', 6, 'bigint', null, '{0,-1,7}'),
   ('resolve_workflow_step_quota', 1, 'text', 'acme', null),
@@ -67,6 +73,7 @@ select set_clock('2026-04-15Z');
 select give_limit('acme', 1);
 select (stepquota.register_workflow_run('acme', 'r')).status, (stepquota.start_workflow_step('acme', 'r', 'started')).outcome;
 select pause_run('acme', 'paused');
+select (stepquota.set_tier_limit('tier of acme', 3)).changed, (stepquota.open_workflow_step_batch('acme', '00000000-0000-0000-0000-00000000000b', 2, 'me')).granted;
 
 create function pg_temp.refuses_class(p_statement text, p_description text) returns text language plpgsql as $$
 declare
@@ -92,6 +99,6 @@ select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
   $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'),
       -- Answers what it is asked with.
-      ('list_cron_jobs')$$, 'every function is here');
+      ('list_cron_jobs'), ('list_open_workflow_step_batches')$$, 'every function is here');
 select * from finish();
 rollback;

@@ -36,9 +36,10 @@ _PEERS = """## The peers
 
 For e, the peer is one function that writes the same ledger row to the same kind
 of table, the run's row, and a counter row of each client's own. For f, it is a
-function that reads one row by its primary key. Sizes (l) are measured without
-waiting for the disk at each commit, by a procedure that commits after each
-reservation.
+function that reads one row by its primary key. For j, single calls are those of
+64 tasks of one Python process too, each on a connection of its own, and P5 has
+64 clients. Sizes (l) are measured without waiting for the disk at each commit,
+by a procedure that commits after each reservation.
 """
 
 

@@ -7,21 +7,32 @@ committed: one unit of difference ends the bench.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
+from urllib.parse import quote
+
+from stepquota.problems import Problem
 
 from . import pgbench
 from .others import NotHere, rate_limiter, redis
 from .outcomes import Beside, Findings, Goal, Inexact, Outcome, compare
 from .pgbench import TENTHS, Load, Run
-from .servers import BenchServer, Database
+from .servers import USER, BenchServer, Database
 
 TENANTS = 1000
+TASKS = 64
 _COUNTED = "select coalesce(sum(used_count), 0) from stepquota.workflow_step_usage_lanes"
+_OPEN_BATCHES = (
+    "select count(*) from stepquota.workflow_step_batches "
+    "where closed_at is null or handed_out_count < granted_count"
+)
 _TENANT_TABLES = (
     "workflow_step_quotas",
     "workflow_step_usage_periods",
@@ -593,6 +604,65 @@ def _reserve_many(bench: Bench, database: Database, done: int, wanted: int) -> i
     )
 
 
+def measure_reserver(bench: Bench) -> Findings:
+    """j: one process, 64 tasks on one tenant, who share a Reserver."""
+    seconds = bench.options.seconds
+    not_run: dict[str, str] = {}
+    with bench.server.database("reserver") as database, ExitStack() as stack:
+        database.run("select * from stepquota.reserve_workflow_step('hot')")
+
+        def in_python(kind: str) -> Contender:
+            return lambda _: _count_tasks(database, kind, seconds)
+
+        by_pgbench = Load(database, _RESERVE_HOT, TASKS, seconds)
+        contenders: dict[str, Contender] = {
+            "single calls": in_python("single"),
+            "pgbench": lambda _: count_exactly(by_pgbench),
+            "threads": in_python("threads"),
+        }
+        try:
+            server = stack.enter_context(redis(bench.folder))
+            contenders["P5"] = lambda _: server.run(TASKS, seconds)
+        except NotHere as reason:
+            not_run["P5 beside the Reserver, Redis"] = str(reason)
+        contenders["Reserver"] = in_python("reserver")
+        # So that the single calls have the tenant's lanes, as they would soon.
+        count_exactly(replace(by_pgbench, seconds=1))
+        rates = {name: _rates(all_) for name, all_ in bench.take_turns("j", contenders).items()}
+    ours = (f"Reserver, {TASKS} tasks", rates["Reserver"])
+    outcomes = [compare("j", ours, ("single calls", rates["single calls"]), "/s", Goal(5, 20))]
+    if "P5" in rates:
+        outcomes.append(compare("j", ours, ("P5", rates["P5"]), "/s", Goal(1, 3)))
+    besides = (
+        Beside("j", f"Reserver, {TASKS} threads", "/s", median(rates["threads"])),
+        Beside("j", f"single calls of pgbench, {TASKS} clients", "/s", median(rates["pgbench"])),
+    )
+    return Findings(tuple(outcomes), besides, not_run=not_run)
+
+
+def _count_tasks(database: Database, kind: str, seconds: int) -> Run:
+    """Run the program of tasks, and compare counter and answers."""
+    before = database.number(_COUNTED)
+    url = (
+        f"postgresql://{USER}@/{database.name}?host={quote(str(database.server.sockets), safe='')}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.tasks", url, kind, str(TASKS), str(seconds)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Problem(f"the program of tasks failed: {done.stderr.strip()[-500:]}")
+    run = Run(**json.loads(done.stdout), rates=())
+    # Those that made everything ready are not in its figures.
+    _check(database, before, run.transactions + (TASKS if kind == "single" else 1))
+    if left := database.number(_OPEN_BATCHES):
+        raise Inexact(f"{left} batches were left open, or not all handed out")
+    return run
+
+
 Measure = Callable[[Bench], Findings]
 
 # By the letters that each is for, in the order in which they are run.
@@ -604,12 +674,13 @@ MEASURES: Mapping[str, Measure] = {
     "h": measure_batch,
     "i": measure_many_tenants,
     "g": measure_snapshot,
+    "j": measure_reserver,
     "l": measure_size,
 }
 LETTERS = "".join(sorted("".join(MEASURES)))
 
 # How many contenders take turns; what else takes time is in the estimate by itself.
-_TURNS = {"abck": 7, "d": 2, "e": 2, "f": 2, "i": 5}
+_TURNS = {"abck": 7, "d": 2, "e": 2, "f": 2, "i": 5, "j": 5}
 
 
 def estimate_minutes(options: Options, wanted: frozenset[str]) -> float:

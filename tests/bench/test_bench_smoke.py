@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=ROOT,
@@ -22,6 +23,7 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
         check=False,
+        env=None if path is None else {**os.environ, "PATH": path},
     )
 
 
@@ -56,6 +58,21 @@ def test_two_measures_run_and_are_told_with_their_goals(tmp_path: Path) -> None:
         assert ("goals are reached" in done.stdout) is all(
             each["reached"] != "no" for each in outcomes.values()
         )
+
+
+def test_tasks_that_share_a_reserver(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+
+    # Without Redis, which the bench would otherwise install.
+    done = run_bench(
+        *("--quick", "--only", "j", "--postgres", "18", "--json", str(results)), path="/nowhere"
+    )
+
+    assert done.returncode == 0, done.stderr
+    run, outcomes = outcomes_of(results)
+    assert set(outcomes) == {"j"}
+    assert outcomes["j"]["ratio"] > 1
+    assert "Redis is not installed" in run["findings"]["not_run"]["P5 beside the Reserver, Redis"]
 
 
 def test_a_partial_run_leaves_the_published_results_alone(tmp_path: Path) -> None:

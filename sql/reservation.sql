@@ -11,9 +11,11 @@
 -- call, and a sub-select that locks costs more than a second statement which goes to the row's place.
 -- Scalars on purpose: a variable of a table's row type costs as much as a statement.
 --
--- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it.
--- Locks: the home lane without waiting; else as _take_unit_elsewhere.
-create or replace function stepquota._take_unit(p_tenant text, p_unledgered_units integer, p_now timestamptz)
+-- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it;
+-- p_run_id is for the event of a denial, NULL if there is none.
+-- Locks: the home lane without waiting; else as _take_unit_elsewhere. When denied: as _record_exhaustion.
+create or replace function stepquota._take_unit(
+  p_tenant text, p_run_id text, p_unledgered_units integer, p_now timestamptz)
 returns stepquota.workflow_step_quota
 language plpgsql
 volatile
@@ -44,6 +46,7 @@ begin
    where q.tenant = p_tenant and p_now >= q.trusted_from and p_now < q.trusted_until
      and q.epoch = (select p.epoch from stepquota.policy p);
   if v_exhausted_at_count is not null then
+    -- Marked only after the denial's event was recorded, so there is nothing else to do.
     return (false, v_exhausted_at_count, v_limit, 0, v_period_start, v_period_end, v_period_source, v_limit_source,
       v_tier, v_granted_units, v_subscription_id)::stepquota.workflow_step_quota;
   end if;
@@ -57,7 +60,11 @@ begin
      for no key update skip locked;
   if v_place is null then
     perform stepquota._check_tenant(p_tenant);
-    return stepquota._take_unit_elsewhere(p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+    v_answer := stepquota._take_unit_elsewhere(p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+    if not v_answer.allowed then
+      perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
+    end if;
+    return v_answer;
   end if;
   v_used_count := v_carried_count + v_own_count;
   if v_lane_count > 1 then
@@ -247,8 +254,8 @@ begin
 end;
 $_debug_reservation$;
 
--- What a denial leaves: the mark on the quota row, by which the next denial is one row's read; and, the
--- first time a period, an event. Both only if the quota row is free: nobody waits for them.
+-- What a denial leaves: the first time a period, an event; then the mark on the quota row, by which the
+-- next denial is one row's read. Both only if the quota row is free: nobody waits for them.
 -- Locks: the quota row, without waiting.
 create or replace function stepquota._record_exhaustion(
   p_tenant text, p_quota stepquota.workflow_step_quota, p_run_id text, p_now timestamptz)
@@ -272,6 +279,7 @@ begin
   perform 1
      from stepquota.workflow_step_quotas q
     where q.tenant = p_tenant and q.period_start = p_quota.period_start and q.exhausted_at_count is null
+      and q.reported_period_start = p_quota.period_start and 'quota_exhausted' = any (q.reported)
       for no key update skip locked;
   if found then
     -- Under the lock no capacity can be raised, so what is used up now stays so until the mark is cleared.
@@ -379,15 +387,8 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $reserve_workflow_step$
-declare
-  v_now timestamptz := stepquota._now();
-  v_quota stepquota.workflow_step_quota;
 begin
-  v_quota := stepquota._take_unit(p_tenant, 1, v_now);
-  if not v_quota.allowed then
-    perform stepquota._record_exhaustion(p_tenant, v_quota, null, v_now);
-  end if;
-  return v_quota;
+  return stepquota._take_unit(p_tenant, null, 1, stepquota._now());
 end;
 $reserve_workflow_step$;
 
@@ -437,7 +438,7 @@ as $_describe_batch$
           p_quota.stripe_subscription_id)::stepquota.workflow_step_quota;
 $_describe_batch$;
 
-comment on function stepquota._take_unit(text, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
+comment on function stepquota._take_unit(text, text, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
 comment on function stepquota._is_count_due(bigint, bigint, bigint, integer) is 'Whether an answer''s figures must be counted by looking at all lanes.';
 comment on function stepquota._is_debugging() is 'Whether anybody listens to debug messages.';
 comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, bigint, bigint) is 'The answer for a unit taken from a lane.';

@@ -26,23 +26,26 @@ declare
   v_run stepquota.workflow_runs;
   v_step stepquota.workflow_run_steps;
   v_quota stepquota.workflow_step_quota;
-  v_step_id uuid;
   v_wait_id uuid;
 begin
-  perform stepquota._check_tenant(p_tenant);
-  perform stepquota._check_run_id(p_run_id);
-  perform stepquota._check_node_path(p_node_path);
-  perform stepquota._check_attempt(p_attempt);
-  perform stepquota._check_name('p_step_type', p_step_type);
+  -- Several calls in one perform, here and below: each perform is a statement of its own, and those cost
+  -- more than what they call.
+  perform stepquota._check_tenant(p_tenant), stepquota._check_run_id(p_run_id),
+    stepquota._check_node_path(p_node_path), stepquota._check_attempt(p_attempt),
+    stepquota._check_name('p_step_type', p_step_type);
 
   v_run := stepquota._lock_known_run(p_tenant, p_run_id);
-  perform stepquota._check_delivery(p_tenant, p_run_id, p_delivery);
+  if p_delivery is not null then
+    perform stepquota._check_delivery(p_tenant, p_run_id, p_delivery);
+  end if;
   v_step := stepquota._host_find_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month);
   if v_step.status <> 'STARTED' then
     return stepquota._describe_start('already_finished', v_step, null,
       stepquota._describe_period(p_tenant, v_step.period_start, v_now));
   end if;
-  perform stepquota._check_run_goes_on(v_run);
+  if v_run.ended_at is not null then
+    perform stepquota._check_run_goes_on(v_run);
+  end if;
   if v_step.status = 'STARTED' then
     perform stepquota._enter_resumed_path(p_tenant, p_run_id, p_node_path, v_now);
     return stepquota._describe_start('already_started', v_step, null,
@@ -57,9 +60,8 @@ begin
     return stepquota._describe_start('held', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
   end if;
 
-  v_quota := stepquota._take_unit(p_tenant, 0, v_now);
+  v_quota := stepquota._take_unit(p_tenant, p_run_id, 0, v_now);
   if not v_quota.allowed then
-    perform stepquota._record_exhaustion(p_tenant, v_quota, p_run_id, v_now);
     v_quota := stepquota._take_unit_elsewhere(p_tenant,
       (stepquota._share_quota(p_tenant, v_now), true)::stepquota._found_quota, 0, v_now);
   end if;
@@ -69,10 +71,9 @@ begin
     return stepquota._describe_start('quota_paused', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
   end if;
 
-  v_step_id := stepquota._start_attempt(v_run, p_node_path, p_attempt, p_step_type, v_quota.period_start, v_now);
-  perform stepquota._host_set_run(p_tenant, p_run_id, 'RUNNING', p_node_path);
-  v_step.step_id := v_step_id;
+  v_step.step_id := stepquota._start_attempt(v_run, p_node_path, p_attempt, p_step_type, v_quota.period_start, v_now);
   v_step.status := 'STARTED';
+  v_run := stepquota._host_set_run(p_tenant, p_run_id, 'RUNNING', p_node_path);
   return stepquota._describe_start('started', v_step, null, v_quota);
 end;
 $start_workflow_step$;
@@ -89,10 +90,11 @@ as $_start_attempt$
 declare
   v_step_id uuid := gen_random_uuid();
 begin
-  perform stepquota._host_insert_step(p_run.tenant, p_run.run_id, p_node_path, p_attempt, p_run.ledger_month, v_step_id,
-    p_step_type, p_period_start, p_now);
-  perform stepquota._enter_resumed_path(p_run.tenant, p_run.run_id, p_node_path, p_now);
-  perform stepquota._leave_quota_wait(p_run.tenant, p_run.run_id, p_node_path, p_now);
+  perform
+    stepquota._host_insert_step(p_run.tenant, p_run.run_id, p_node_path, p_attempt, p_run.ledger_month, v_step_id,
+      p_step_type, p_period_start, p_now),
+    stepquota._enter_resumed_path(p_run.tenant, p_run.run_id, p_node_path, p_now),
+    stepquota._leave_quota_wait(p_run.tenant, p_run.run_id, p_node_path, p_now);
   return v_step_id;
 end;
 $_start_attempt$;

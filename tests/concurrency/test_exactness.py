@@ -121,7 +121,7 @@ def test_any_mix_of_commits_and_aborts(database: Database, limit: int) -> None:
 def test_a_guard_that_is_missing_would_be_seen(database: Database) -> None:
     break_function(
         database,
-        "_take_unit_elsewhere",
+        "_take_unit",
         "and (l.allowance is null or l.used_count < l.allowance)",
         "",
     )

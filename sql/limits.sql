@@ -67,11 +67,15 @@ $_billing_period$;
 -- The UTC calendar month around a moment.
 create or replace function stepquota._calendar_month(
   p_moment timestamptz, out period_start timestamptz, out period_end timestamptz)
-language sql
+language plpgsql
 immutable
 as $_calendar_month$
-  select m.first_day at time zone 'UTC', (m.first_day + interval '1 month') at time zone 'UTC'
-    from (select date_trunc('month', p_moment at time zone 'UTC') as first_day) m;
+declare
+  v_first_day timestamp := date_trunc('month', p_moment at time zone 'UTC');
+begin
+  period_start := v_first_day at time zone 'UTC';
+  period_end := (v_first_day + interval '1 month') at time zone 'UTC';
+end;
 $_calendar_month$;
 
 comment on function stepquota._read_step_limit(text, boolean) is 'Reads a workflow_step_limit value.';

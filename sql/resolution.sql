@@ -185,9 +185,10 @@ declare
   v_quota stepquota.workflow_step_quotas;
   v_findings jsonb := '[]'::jsonb;
   v_winner record;
-  v_has_winner boolean;
+  v_has_winner boolean := false;
   v_next_start timestamptz;
   v_overdue text;
+  v_subscription_count bigint := 0;
 begin
   select p.* into v_policy from stepquota.policy p;
   v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
@@ -198,14 +199,20 @@ begin
       'details', jsonb_build_object('plan', v_plan, 'default_tier', v_policy.default_tier));
   end if;
 
-  select c.* into v_winner
-    from stepquota._list_quota_candidates(p_tenant, p_now) c
-   where c.disqualified_because is null
-   order by c.candidate_rank limit 1;
-  v_has_winner := found;
-  select min(c.starts_later_at), min(c.subscription_id) filter (where c.renewal_is_overdue)
-    into v_next_start, v_overdue
-    from stepquota._list_quota_candidates(p_tenant, p_now) c;
+  -- The long query is asked once, and only for tenants with a subscription: it takes longer to set up
+  -- than all the rest. What qualifies comes first in it.
+  select count(*) into v_subscription_count from stepquota._list_tenant_subscriptions(p_tenant) s;
+  if v_subscription_count > 0 then
+    select c.*, min(c.starts_later_at) over () as next_start,
+           min(c.subscription_id) filter (where c.renewal_is_overdue) over () as overdue_id
+      into v_winner
+      from stepquota._list_quota_candidates(p_tenant, p_now) c
+     order by c.candidate_rank
+     limit 1;
+    v_has_winner := found and v_winner.disqualified_because is null;
+    v_next_start := v_winner.next_start;
+    v_overdue := v_winner.overdue_id;
+  end if;
 
   v_quota.tenant := p_tenant;
   v_quota.tier := v_tier.tier;
@@ -236,8 +243,7 @@ begin
     v_quota.valid_until := least(v_quota.period_end, v_next_start);
     v_findings := v_findings || jsonb_build_object('event_type', 'fallback_period', 'level', 'info',
       'details', jsonb_build_object('period_start', v_quota.period_start, 'period_end', v_quota.period_end,
-        'subscriptions_looked_at', (select count(distinct c.subscription_id)
-                                      from stepquota._list_quota_candidates(p_tenant, p_now) c)));
+        'subscriptions_looked_at', v_subscription_count));
     if v_overdue is not null then
       v_findings := v_findings || jsonb_build_object('event_type', 'renewal_overdue', 'level', 'error',
         'details', jsonb_build_object('stripe_subscription_id', v_overdue));

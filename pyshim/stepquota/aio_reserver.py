@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, IsolationLevel
 
 from .arguments import Key, convert_key
 from .batching import (
@@ -23,7 +23,7 @@ from .batching import (
 )
 from .errors import BatchClosed, UnknownBatch
 from .execution import carry_out_async
-from .results import WorkflowStepQuota
+from .results import WorkflowStepQuota, WorkflowStepsQuota
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -242,9 +242,7 @@ class Reserver:
             while True:
                 connection = await lease.connection()
                 try:
-                    answer = await carry_out_async(
-                        connection, batch.make_call(self._holder), self._prepares
-                    )
+                    answer = await self._call(connection, batch)
                 except psycopg.Error as error:
                     is_lost = connection.closed
                     if is_lost:
@@ -258,6 +256,24 @@ class Reserver:
             batch.fail(error)
             if not isinstance(error, Exception):
                 raise
+
+    async def _call(
+        self, connection: AsyncConnection[Any], batch: Batch[_Future]
+    ) -> WorkflowStepsQuota:
+        request = batch.make_call(self._holder)
+        if not batch.conflicts:
+            answer = await carry_out_async(connection, request, self._prepares)
+        else:
+            # The default level is a stricter one: there, two could go on like that for ever.
+            level = connection.isolation_level
+            await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+            try:
+                async with connection.transaction():
+                    answer = await carry_out_async(connection, request, self._prepares)
+            finally:
+                if not connection.closed:
+                    await connection.set_isolation_level(level)
+        return cast(WorkflowStepsQuota, answer)
 
     async def _close_batches(
         self, lease: _Lease, line: Line[_Future], batches: list[Taken]

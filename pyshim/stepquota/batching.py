@@ -30,7 +30,7 @@ LINGER = 0.5
 
 _LOSSES = 3
 _CONFLICTS = 20
-_CLOSINGS = 3
+_CLOSINGS = 5
 _MAX_NAME = 255
 
 
@@ -163,17 +163,18 @@ class Batch(Generic[AnyWaiter]):
     Attributes:
         line: where they waited.
         losses: how often the connection was lost over it.
+        conflicts: how often it could not be serialised, or met a deadlock.
     """
 
-    __slots__ = ("_batch_id", "_closes", "_conflicts", "_waiters", "line", "losses")
+    __slots__ = ("_batch_id", "_closes", "_waiters", "conflicts", "line", "losses")
 
     def __init__(self, line: Line[AnyWaiter], waiters: list[AnyWaiter], unclosed: list[Taken]):
         self.line = line
         self.losses = 0
+        self.conflicts = 0
         self._waiters = waiters
         self._batch_id = _make_batch_id()
         self._closes = [(taken, taken.handed_out) for taken in unclosed]
-        self._conflicts = 0
 
     def make_call(self, holder: str) -> calls.Call[WorkflowStepsQuota]:
         """The call of open_workflow_step_batch, the same each time."""
@@ -196,8 +197,8 @@ class Batch(Generic[AnyWaiter]):
             return self.losses < _LOSSES
         # It was alone in its transaction, so nothing else is repeated with it.
         if error.sqlstate in ("40001", "40P01"):
-            self._conflicts += 1
-            return self._conflicts < _CONFLICTS
+            self.conflicts += 1
+            return self.conflicts < _CONFLICTS
         return False
 
     def hand_out(self, answer: WorkflowStepsQuota) -> None:

@@ -7,10 +7,10 @@ import os
 import threading
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, IsolationLevel
 
 from .arguments import Key, convert_key
 from .batching import (
@@ -25,7 +25,7 @@ from .batching import (
 )
 from .errors import BatchClosed, UnknownBatch
 from .execution import carry_out
-from .results import WorkflowStepQuota
+from .results import WorkflowStepQuota, WorkflowStepsQuota
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -254,7 +254,7 @@ class Reserver:
             while True:
                 connection = lease.connection()
                 try:
-                    answer = carry_out(connection, batch.make_call(self._holder), self._prepares)
+                    answer = self._call(connection, batch)
                 except psycopg.Error as error:
                     is_lost = connection.closed
                     if is_lost:
@@ -268,6 +268,22 @@ class Reserver:
         except BaseException as error:
             with self._lock:
                 batch.fail(error)
+
+    def _call(self, connection: Connection[Any], batch: Batch[_Waiter]) -> WorkflowStepsQuota:
+        request = batch.make_call(self._holder)
+        if not batch.conflicts:
+            answer = carry_out(connection, request, self._prepares)
+        else:
+            # The default level is a stricter one: there, two could go on like that for ever.
+            level = connection.isolation_level
+            connection.isolation_level = IsolationLevel.READ_COMMITTED
+            try:
+                with connection.transaction():
+                    answer = carry_out(connection, request, self._prepares)
+            finally:
+                if not connection.closed:
+                    connection.isolation_level = level
+        return cast(WorkflowStepsQuota, answer)
 
     def _close_batches(self, lease: _Lease, line: Line[_Waiter], batches: list[Taken]) -> None:
         failed = list(batches)

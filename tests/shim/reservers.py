@@ -50,7 +50,7 @@ def batches(url: str) -> list[tuple[int, int | None, int | None]]:
     return rows(
         url,
         "select granted_count, handed_out_count, returned_count"
-        " from stepquota.workflow_step_batches order by batch_id",
+        " from stepquota.workflow_step_batches order by opened_at, batch_id",
     )
 
 

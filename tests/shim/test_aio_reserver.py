@@ -93,6 +93,8 @@ def test_tasks_that_ask_at_once_share_the_first_call_too(database_url: str) -> N
         await asyncio.gather(*(reserver.reserve("acme") for _ in range(20)))
         # And again, for those who were answered ask at once.
         await asyncio.gather(*(ask_twice(reserver) for _ in range(20)))
+        # For whom the connection was kept.
+        assert reserver._pool.get_stats()["requests_num"] == 2
 
     async def ask_twice(reserver: Reserver) -> None:
         await reserver.reserve("acme")

@@ -21,7 +21,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 import stepquota
-from stepquota import Reserver, WorkflowStepQuota, execution
+from stepquota import Reserver, WorkflowStepQuota, batching, execution
 from stepquota import reserver as module
 from stepquota.batching import LINGER
 
@@ -272,8 +272,9 @@ def test_threads_that_give_up_at_random_lose_no_unit(database_url: str) -> None:
         chance = random.Random(seed)
         got = 0
         for _ in range(60):
+            timeout = None if seed % 4 == 0 else chance.uniform(0, 0.004)
             with contextlib.suppress(TimeoutError):
-                got += shared.reserve("acme", timeout=chance.uniform(0, 0.004)).allowed
+                got += shared.reserve("acme", timeout=timeout).allowed
         return got
 
     with Reserver(database_url) as shared, ThreadPoolExecutor(16) as executor:
@@ -321,6 +322,22 @@ def test_an_error_that_nobody_thought_of_reaches_who_waits(
             with pytest.raises(RuntimeError, match="something else"):
                 reserver.reserve("acme", timeout=PATIENCE)
     assert reserver.reserve("acme", timeout=PATIENCE).used_count == 1
+
+
+def test_no_worker_ends_by_an_error(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        time.sleep(0.01)
+        raise RuntimeError("something else")
+
+    with Reserver(database_url, connections=1) as reserver:
+        with monkeypatch.context() as patch:
+            patch.setattr(batching.Lines, "take_closing", fail)
+            reserver._ready.put(None)
+            wait_until(lambda: caplog.records)
+        assert reserver.reserve("acme", timeout=PATIENCE).used_count == 1
+    assert "goes on after an error" in caplog.text
 
 
 def test_a_lost_connection_is_replaced(
@@ -543,3 +560,24 @@ print(reserver.reserve("acme").used_count)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     (left,) = rows(database_url, "select holder from stepquota.list_open_workflow_step_batches()")
     assert "in process" in left
+
+
+# -- What the lines know
+
+
+def test_a_unit_that_is_taken_back_while_its_batch_is_being_closed(
+    database_url: str, reserver: Reserver
+) -> None:
+    """The closing is on its way with the count of before: the next batch makes up for it."""
+    quota = reserver.reserve("acme")
+    line = reserver._lines.get("acme")
+    with blocked(database_url):
+        thread = threading.Thread(target=reserver.reserve, args=["acme"])
+        thread.start()
+        wait_until(lambda: calls_on_their_way(database_url) == 1)
+        with reserver._lock:
+            line.take_back(quota)
+    thread.join(PATIENCE)
+    wait_for_closing(database_url)
+    assert batches(database_url) == [(1, 1, 0), (1, 0, 1)]
+    assert used(database_url) == 1

@@ -1,6 +1,6 @@
 -- What was not handed out is given back, from whatever lanes there are, and wakes whom it may wake.
 begin;
-select plan(27);
+select plan(29);
 select set_clock('2026-04-15Z');
 create function id(p_number integer) returns uuid language sql as $$ select ('00000000-0000-0000-0000-' || lpad(p_number::text, 12, '0'))::uuid $$;
 create function closed(p_tenant text, p_number integer, p_handed_out bigint) returns text language sql as $$
@@ -45,6 +45,13 @@ select give_limit('endless', null);
 select (stepquota.open_workflow_step_batch('endless', id(5), 10, 'me')).granted;
 select is(closed('endless', 5, 0), '0 of 10, 10 returned', 'without a limit');
 select is(used('endless'), 0::bigint, 'they are counted no more either');
+
+-- Somebody mended the counter by hand: no more comes back than is counted without a ledger row.
+select give_limit('mended', 10), use_units('mended', 3);
+select (stepquota.open_workflow_step_batch('mended', id(7), 5, 'me')).granted;
+update stepquota.workflow_step_usage_lanes set used_count = 5, unledgered_count = 2 where tenant = 'mended';
+select is(closed('mended', 7, 0), '0 of 5, 2 returned', 'what was mended away does not come back');
+select is(used('mended'), 3::bigint, 'and steps with a ledger row stay counted');
 
 -- The period is over: what it used stays.
 select give_limit('late', 10);

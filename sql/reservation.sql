@@ -331,7 +331,9 @@ begin
     end if;
   end if;
 
-  v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
+  perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
+  -- As it is stored by now, and refreshed only if it is stale: nobody else can change it any more.
+  v_quota := (stepquota._find_quota(p_tenant, p_now)).quota;
   perform 1 from stepquota.workflow_step_usage_lanes l
     where l.tenant = p_tenant and l.period_start = v_quota.period_start
     order by l.tenant, l.period_start, l.lane

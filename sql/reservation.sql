@@ -7,9 +7,9 @@
 -- free and has room; or the tenant is known to be exhausted, which is one row's read. Everything else
 -- is _take_unit_elsewhere's.
 --
--- Three short statements on purpose. One that joins them is slower: its plan is set up anew by every
--- call, and a sub-select that locks costs more than a second statement which goes to the row's place.
--- Scalars on purpose: a variable of a table's row type costs as much as a statement.
+-- Three short statements, scalars, and few expressions beside them, on purpose. One statement that joins
+-- them is slower, since its plan is set up anew by every call; so is every expression of PL/pgSQL by
+-- every transaction; a variable of a table's row type costs as much as a statement.
 --
 -- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it;
 -- p_run_id is for the event of a denial, NULL if there is none.
@@ -51,42 +51,42 @@ begin
       v_tier, v_granted_units, v_subscription_id)::stepquota.workflow_step_quota;
   end if;
 
-  select l.ctid, l.used_count + 1, l.others_used_count into v_place, v_own_count, v_others_count
+  -- used_count is NULL where there is more to do than to take the unit.
+  select l.ctid, l.used_count + 1, l.others_used_count,
+         case when not (v_lane_count > 1 and stepquota._is_count_due(
+                          l.used_count + 1, v_carried_count + l.used_count + 1 + l.others_used_count, v_limit, v_lane_count))
+               and not stepquota._is_debugging()
+              then v_carried_count + l.used_count + 1 + l.others_used_count end
+    into v_place, v_own_count, v_others_count, v_used_count
     from stepquota.workflow_step_usage_lanes l
    where l.tenant = p_tenant and l.period_start = v_period_start and l.lane = pg_backend_pid() % v_lane_count
      and (l.allowance is null or l.used_count < l.allowance)
    order by l.tenant, l.period_start, l.lane, l.generation desc
    limit 1
      for no key update skip locked;
-  if v_place is null then
-    perform stepquota._check_tenant(p_tenant);
-    v_answer := stepquota._take_unit_elsewhere(p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
-    if not v_answer.allowed then
-      perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
+  if v_used_count is null then
+    if v_place is null then
+      perform stepquota._check_tenant(p_tenant);
+      v_answer := stepquota._take_unit_elsewhere(
+        p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+      if not v_answer.allowed then
+        perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
+      end if;
+      return v_answer;
     end if;
-    return v_answer;
-  end if;
-  v_used_count := v_carried_count + v_own_count;
-  if v_lane_count > 1 then
-    v_used_count := v_used_count + v_others_count;
-    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) then
-      v_used_count := stepquota._sum_usage(p_tenant, v_period_start) + 1;
-      v_others_count := v_used_count - v_own_count - v_carried_count;
-    end if;
+    v_used_count := stepquota._sum_usage(p_tenant, v_period_start) + 1;
+    v_others_count := v_used_count - v_own_count - v_carried_count;
+    perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
+      v_period_source, v_limit_source, v_tier);
   end if;
   -- The row is locked, so it is at this place until the transaction ends.
   update stepquota.workflow_step_usage_lanes l
      set used_count = v_own_count, unledgered_count = l.unledgered_count + p_unledgered_units,
-         others_used_count = v_others_count,
-         generation = l.generation + (v_own_count % stepquota._get_lane_minimum() = 0)::integer
+         others_used_count = v_others_count, generation = v_own_count >> 6
    where l.tenant = p_tenant and l.ctid = v_place;
-
-  v_answer := (true, v_used_count, v_limit, stepquota._count_units_left(v_limit, v_used_count), v_period_start,
-    v_period_end, v_period_source, v_limit_source, v_tier, v_granted_units, v_subscription_id);
-  if stepquota._is_debugging() then
-    perform stepquota._debug_reservation(p_tenant, v_answer);
-  end if;
-  return v_answer;
+  return (true, v_used_count, v_limit, stepquota._count_units_left(v_limit, v_used_count), v_period_start,
+    v_period_end, v_period_source, v_limit_source, v_tier, v_granted_units, v_subscription_id
+    )::stepquota.workflow_step_quota;
 end;
 $_take_unit$;
 
@@ -112,7 +112,6 @@ volatile
 as $_describe_taken_unit$
 declare
   v_used_count bigint := p_quota.carried_count + p_own_count;
-  v_answer stepquota.workflow_step_quota;
 begin
   if p_quota.lane_count > 1 then
     v_used_count := v_used_count + p_others_count;
@@ -120,11 +119,9 @@ begin
       v_used_count := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
     end if;
   end if;
-  v_answer := stepquota._describe_quota(p_quota, v_used_count, true);
-  if stepquota._is_debugging() then
-    perform stepquota._debug_reservation(p_quota.tenant, v_answer);
-  end if;
-  return v_answer;
+  perform stepquota._debug_reservation(p_quota.tenant, v_used_count, p_quota.effective_limit, p_quota.period_start,
+    p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier);
+  return stepquota._describe_quota(p_quota, v_used_count, true);
 end;
 $_describe_taken_unit$;
 
@@ -239,18 +236,21 @@ as $_is_debugging$
   select current_setting('client_min_messages') like 'debug%' or current_setting('log_min_messages') like 'debug%';
 $_is_debugging$;
 
-create or replace function stepquota._debug_reservation(p_tenant text, p_quota stepquota.workflow_step_quota)
+create or replace function stepquota._debug_reservation(
+  p_tenant text, p_used_count bigint, p_effective_limit bigint, p_period_start timestamptz,
+  p_period_end timestamptz, p_period_source text, p_limit_source text, p_tier text)
 returns void
 language plpgsql
 stable
 as $_debug_reservation$
 begin
-  raise debug using
-    message = 'workflow step reserved',
-    detail = jsonb_build_object('tenant', p_tenant, 'used_count', p_quota.used_count,
-      'effective_limit', p_quota.effective_limit, 'period_start', p_quota.period_start,
-      'period_end', p_quota.period_end, 'period_source', p_quota.period_source,
-      'limit_source', p_quota.limit_source, 'tier', p_quota.tier)::text;
+  if stepquota._is_debugging() then
+    raise debug using
+      message = 'workflow step reserved',
+      detail = jsonb_build_object('tenant', p_tenant, 'used_count', p_used_count,
+        'effective_limit', p_effective_limit, 'period_start', p_period_start, 'period_end', p_period_end,
+        'period_source', p_period_source, 'limit_source', p_limit_source, 'tier', p_tier)::text;
+  end if;
 end;
 $_debug_reservation$;
 
@@ -445,7 +445,7 @@ comment on function stepquota._is_count_due(bigint, bigint, bigint, integer) is 
 comment on function stepquota._is_debugging() is 'Whether anybody listens to debug messages.';
 comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, bigint, bigint) is 'The answer for a unit taken from a lane.';
 comment on function stepquota._take_unit_elsewhere(text, stepquota._found_quota, integer, timestamptz) is 'Takes one unit from any lane, or says that none is free.';
-comment on function stepquota._debug_reservation(text, stepquota.workflow_step_quota) is 'One debug message a reservation.';
+comment on function stepquota._debug_reservation(text, bigint, bigint, timestamptz, timestamptz, text, text, text) is 'One debug message a reservation.';
 comment on function stepquota._record_exhaustion(text, stepquota.workflow_step_quota, text, timestamptz) is 'Records that a tenant was denied, once a period.';
 comment on function stepquota.reserve_workflow_step(text) is
   'Takes one step of the tenant''s quota, in the caller''s transaction: rolled back with it. allowed = false is a denial, which is data and no error. For callers that keep their own ledger; others use start_workflow_step. WQ001 for a tenant that cannot be one.';

@@ -205,8 +205,8 @@ WITHOUT_IT: dict[str, tuple[Callable[..., None], list[Broken]]] = {
         [
             (
                 "_take_units",
-                "v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);",
-                "null;",
+                "where q.tenant = p_tenant for no key update;",
+                "where q.tenant = p_tenant;",
             ),
             (
                 "_take_units",

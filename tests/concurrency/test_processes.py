@@ -32,7 +32,7 @@ select pg_terminate_backend(a.pid)
     [
         pytest.param(1, 32, READ_COMMITTED, id="1 unit, 32 clients"),
         pytest.param(7, 1, READ_COMMITTED, id="7 units, 1 client"),
-        pytest.param(500, 16, READ_COMMITTED, id="500 units, 16 clients"),
+        pytest.param(300, 16, READ_COMMITTED, id="300 units, 16 clients"),
         pytest.param(20, 32, REPEATABLE_READ, id="20 units, 32 clients, repeatable read"),
         pytest.param(60, 6, SERIALIZABLE, id="60 units, 6 clients, serializable"),
         pytest.param(300, 4, REPEATABLE_READ, id="300 units, 4 clients, repeatable read"),
@@ -68,7 +68,7 @@ def test_clients_that_are_killed_take_nothing_along(database: Database, connect:
     """By SIGKILL, which the server notices later, and by the server itself."""
     database.run(NOTES)
     connection = connect(autocommit=True)
-    give_limit(connection, "acme", 4000)
+    give_limit(connection, "acme", 3000)
     chance = random.Random(1)
     load = Load(batches=0.15, undone=0.4)
     killed = terminated = 0
@@ -82,7 +82,7 @@ def test_clients_that_are_killed_take_nothing_along(database: Database, connect:
         wait_for(processes[8:])
     assert killed
     assert terminated
-    assert check_exact(connection) == 4000
+    assert check_exact(connection) == 3000
 
 
 def test_limits_that_change_while_clients_come_and_go(database: Database, connect: Connect) -> None:

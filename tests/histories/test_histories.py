@@ -29,7 +29,7 @@ class Everything(Periods, Runs):
 
 SECONDS = float(os.environ.get("STEPQUOTA_HISTORIES", "0"))
 USUAL = settings(
-    max_examples=30,
+    max_examples=25,
     stateful_step_count=30,
     derandomize=True,
     deadline=None,
@@ -43,7 +43,7 @@ OTHERS = settings(USUAL, derandomize=False, max_examples=50)
 @pytest.mark.parametrize("machine", [Quotas, Periods, Runs, Everything])
 def test_histories(database: Database, machine: type[Quotas]) -> None:
     # The rules are the same everywhere, and the older server takes three times as long.
-    usual = USUAL if database.server.name == EMBEDDED18 else settings(USUAL, max_examples=8)
+    usual = USUAL if database.server.name == EMBEDDED18 else settings(USUAL, max_examples=6)
     until = time.monotonic() + SECONDS
     with prepare(database) as connection:
         factory: Any = partial(machine, connection)

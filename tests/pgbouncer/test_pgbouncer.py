@@ -38,7 +38,7 @@ select jsonb_build_object(
 @pytest.mark.parametrize(
     ("limit", "load"),
     [
-        (400, Load(prepare_threshold=None)),
+        (200, Load(prepare_threshold=None)),
         (3000, Load(batches=0.3, prepare_threshold=None)),
         (60, Load(level=IsolationLevel.REPEATABLE_READ, prepare_threshold=None)),
     ],

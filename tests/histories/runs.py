@@ -34,9 +34,9 @@ class Runs(Quotas):
         for run_id in RUNS:
             self.register(run_id)
         for run_id in paused:
-            self.reserve_about_all_that_is_left(-1, True)
-            self.start_step(run_id, ("b", 1), "action")
-            self.start_step(run_id, ("a", 1), "action")
+            self.reserve_about_all_that_is_left(-2, True)
+            for path in ("c", "b", "a"):
+                self.start_step(run_id, (path, 1), "action")
 
     @step(run_id=runs)
     def register(self, run_id: str) -> None:
@@ -218,6 +218,13 @@ class Runs(Quotas):
                 for resumption in run.resumptions:
                     if resumption.status == "OPEN":
                         resumption.status = "ACKNOWLEDGED"
+
+    @step(often=2)
+    def come_too_late(self) -> None:
+        """A run is resumed for one unit, which others take before it is there."""
+        self.change_limit_to_about_what_is_used(1)
+        self.reserve_one()
+        self.claim("go on")
 
     def claim_all(self) -> list[tuple[str, str]]:
         """A worker takes all there is; answers which paths it is to enter."""

@@ -228,12 +228,17 @@ def test_an_interrupt_gives_up(database_url: str, reserver: Reserver) -> None:
         wait_until(lambda: calls_on_their_way(database_url) == 1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with blocked(database_url):
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            reserver.reserve("acme")
-        thread.join()
+    # A shell that starts the tests in the background has them ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with blocked(database_url):
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                reserver.reserve("acme")
+            thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert reserver.reserve("acme").used_count == 1
     wait_for_closing(database_url)
     assert batches(database_url) == [(1, 0, 1), (1, 1, 0)]

@@ -18,6 +18,8 @@ declare
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
+      "hold_workflow_run", "release_workflow_run", "hold_tenant", "release_tenant",
+      "suspend_tenant", "reinstate_tenant",
       "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",

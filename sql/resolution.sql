@@ -316,7 +316,7 @@ declare
   v_candidate record;
   v_plan text;
   v_used bigint;
-  v_suspended_at timestamptz;
+  v_tenant stepquota.tenants;
   v_first boolean := true;
 begin
   perform stepquota._check_tenant(p_tenant);
@@ -418,15 +418,23 @@ begin
     'period_source', v_quota.period_source, 'limit_source', v_quota.limit_source);
   return next;
 
-  v_suspended_at := (stepquota._host_find_tenant(p_tenant)).suspended_at;
-  if v_suspended_at is not null then
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  object_type := 'tenant';
+  object_id := p_tenant;
+  verdict := 'info';
+  if v_tenant.suspended_at is not null then
     "position" := "position" + 1;
-    object_type := 'tenant';
-    object_id := p_tenant;
-    verdict := 'info';
     reason := format('The tenant is suspended since %s: start_workflow_step starts nothing, whatever is left.',
-      stepquota._format_moment(v_suspended_at));
-    details := jsonb_build_object('suspended_at', v_suspended_at);
+      stepquota._format_moment(v_tenant.suspended_at));
+    details := jsonb_build_object('suspended_at', v_tenant.suspended_at);
+    return next;
+  end if;
+  if v_tenant.held_at is not null then
+    "position" := "position" + 1;
+    reason := format('%s holds the tenant since %s: start_workflow_step starts nothing, whatever is left.',
+      coalesce(v_tenant.held_by, 'Somebody'), stepquota._format_moment(v_tenant.held_at));
+    details := jsonb_build_object('held_at', v_tenant.held_at, 'held_by', v_tenant.held_by,
+      'held_because', v_tenant.held_because);
     return next;
   end if;
 end;

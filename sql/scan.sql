@@ -316,7 +316,7 @@ comment on function stepquota._mark_edited_tenants(timestamptz) is 'Marks paused
 comment on function stepquota._record_missed_exhaustion(text, timestamptz) is 'Records an exhaustion whose record was skipped.';
 comment on function stepquota.list_due_tenants(integer, text[]) is 'For resume_scan: paused tenants to look at now, longest due first, without those given.';
 comment on function stepquota.resume_due_tenant(text, integer) is
-  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, busy, error) and the error. WQ001 for a tenant that cannot be one.';
+  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, operator_hold, busy, error) and the error. WQ001 for a tenant that cannot be one.';
 comment on function stepquota.finish_resume_scan(bigint, integer, integer, jsonb, jsonb) is 'For resume_scan: closes the scan''s row.';
 comment on function stepquota.get_scan_seconds() is 'For resume_scan: policy.scan_seconds.';
 comment on function stepquota.check_batch_size(integer) is 'For resume_scan: raises WQ001 unless the batch size is from 1 to 100000.';

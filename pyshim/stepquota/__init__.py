@@ -70,6 +70,7 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    Tenant,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -128,6 +129,7 @@ __all__ = [
     "StepquotaError",
     "StripeAction",
     "StripeObjectChange",
+    "Tenant",
     "TierLimitChange",
     "UnknownBatch",
     "UnknownPeriod",
@@ -164,6 +166,8 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "hold_tenant",
+    "hold_workflow_run",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
@@ -171,6 +175,9 @@ __all__ = [
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -183,6 +190,7 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "suspend_tenant",
     "tick",
     "verify_all",
     "version",
@@ -205,6 +213,12 @@ cancel_workflow_run = _sync(calls.cancel_workflow_run)
 open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
+hold_workflow_run = _sync(calls.hold_workflow_run)
+release_workflow_run = _sync(calls.release_workflow_run)
+hold_tenant = _sync(calls.hold_tenant)
+release_tenant = _sync(calls.release_tenant)
+suspend_tenant = _sync(calls.suspend_tenant)
+reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)

@@ -23,6 +23,8 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "hold_tenant",
+    "hold_workflow_run",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
@@ -30,6 +32,9 @@ __all__ = [
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -42,6 +47,7 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "suspend_tenant",
     "tick",
     "verify_all",
     "version",
@@ -64,6 +70,12 @@ cancel_workflow_run = _async(calls.cancel_workflow_run)
 open_workflow_run_wait = _async(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _async(calls.resolve_workflow_run_wait)
 resume_workflow_run = _async(calls.resume_workflow_run)
+hold_workflow_run = _async(calls.hold_workflow_run)
+release_workflow_run = _async(calls.release_workflow_run)
+hold_tenant = _async(calls.hold_tenant)
+release_tenant = _async(calls.release_tenant)
+suspend_tenant = _async(calls.suspend_tenant)
+reinstate_tenant = _async(calls.reinstate_tenant)
 resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)

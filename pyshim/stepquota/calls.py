@@ -561,6 +561,132 @@ def resume_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.W
     )
 
 
+# -- Hold, suspend
+
+
+def hold_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRun]:
+    """Stop one run: what has started may finish, the next start answers ``held``.
+
+    Nothing but release_workflow_run brings it back, whatever quota there is. Safe to call again.
+    For the operator's role.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRun,
+        "hold_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def release_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRun]:
+    """End the hold on one run. It goes on at once if quota allows and nothing else stops it.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRun,
+        "release_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def hold_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Stop all runs of a tenant: what has started may finish, the next starts answer ``held``.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "hold_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def release_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """End the hold on a tenant, and resume what can go on. Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "release_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def suspend_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Suspend a tenant: what has started may finish, the next starts answer ``held``.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "suspend_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def reinstate_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Lift the suspension of a tenant, and resume what can go on. Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "reinstate_tenant", tenant=key(tenant), reason=text(reason))
+
+
 def resume_scan(batch_size: int = 100) -> Call[None]:
     """Resume every run that can go on, tenant by tenant in turns, for at most policy.scan_seconds.
 

@@ -311,7 +311,7 @@ def test_event_types_are_those_of_the_code() -> None:
     assert "'resume_skipped_' || skipped_because" in code
     recorded |= {
         (f"resume_skipped_{reason}", "info")
-        for reason in ("quota_exhausted", "no_capacity", "tenant_suspended")
+        for reason in ("quota_exhausted", "no_capacity", "tenant_suspended", "operator_hold")
     }
     assert documented == recorded
 

@@ -13,12 +13,14 @@ from uuid import UUID
 
 __all__ = [
     "CronJob",
+    "EventLevel",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "QuotaEvent",
     "QuotaExplanation",
     "RemovedCronJob",
     "ResumeReason",
@@ -70,6 +72,7 @@ ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
+EventLevel: TypeAlias = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +386,32 @@ class WorkflowRunQuotaPause:
     unblocks_at: datetime | None
     reasons: tuple[str, ...]
     unblocked_by_each: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaEvent:
+    """An event that was handed to a consumer.
+
+    Attributes:
+        tenant: whose it is; empty for what concerns all.
+        event_id: its number, to acknowledge it by.
+        event_type: what happened.
+        run_id: the run, where it is about one.
+        details: the circumstances, an object; its fields depend on the type.
+        created_at: when it was recorded.
+        delivery: how many times this consumer was handed it, from 1.
+        leased_until: from when on it is handed out again.
+    """
+
+    tenant: str
+    event_id: int
+    event_type: str
+    level: EventLevel
+    run_id: str | None
+    details: Any
+    created_at: datetime
+    delivery: int
+    leased_until: datetime
 
 
 @dataclass(frozen=True, slots=True)

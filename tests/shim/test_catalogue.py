@@ -43,7 +43,12 @@ PARTS = {
     "resume_due_tenant",
 }
 # For the one who keeps tables in order; tick() calls them.
-MAINTENANCE = {"make_ledger_partitions", "order_quota_events", "tend_workflow_step_batches"}
+MAINTENANCE = {
+    "make_ledger_partitions",
+    "order_quota_events",
+    "record_due_alerts",
+    "tend_workflow_step_batches",
+}
 
 PYTHON_TYPES: dict[str, Any] = {
     "text": str,

@@ -47,6 +47,7 @@ MAINTENANCE = {
     "make_ledger_partitions",
     "order_quota_events",
     "record_due_alerts",
+    "sample_workflow_step_usage",
     "tend_workflow_step_batches",
 }
 
@@ -55,6 +56,7 @@ PYTHON_TYPES: dict[str, Any] = {
     "boolean": bool,
     "integer": int,
     "bigint": int,
+    "double precision": float,
     "uuid": UUID,
     "timestamp with time zone": datetime,
     "date": date,

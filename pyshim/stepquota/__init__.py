@@ -168,6 +168,7 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
@@ -226,6 +227,7 @@ resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
 claim_quota_events = _sync(calls.claim_quota_events)
 acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)

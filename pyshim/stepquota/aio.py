@@ -25,6 +25,7 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
@@ -83,6 +84,7 @@ resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _async(calls.forecast_workflow_step_usage)
 claim_quota_events = _async(calls.claim_quota_events)
 acknowledge_quota_events = _async(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)

@@ -774,6 +774,26 @@ def acknowledge_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) 
     )
 
 
+def forecast_workflow_step_usage(tenant: Key) -> Call[results.WorkflowStepUsageForecast]:
+    """When the tenant's quota will be used up, if it goes on as it does.
+
+    It rests on hourly samples that tick() makes: on the recent hours, and on the same hours of
+    earlier days.
+
+    Args:
+        tenant: the tenant.
+
+    Returns:
+        The forecast, with a range; it says how many hours of history it rests on.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+    """
+    return _row(
+        results.WorkflowStepUsageForecast, "forecast_workflow_step_usage", tenant=key(tenant)
+    )
+
+
 def claim_quota_events(
     consumer: str,
     max_events: int = 100,

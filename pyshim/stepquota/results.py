@@ -45,6 +45,7 @@ __all__ = [
     "WorkflowStepBatch",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
 ]
 
@@ -474,6 +475,38 @@ class Tenant:
     held_at: datetime | None
     held_by: str | None
     held_because: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageForecast:
+    """When a tenant's quota will be used up, if it goes on as it does.
+
+    Attributes:
+        as_of: the moment that it was made.
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        units_per_hour: the mean of the last six hours; None if not even one is known.
+        exhausts_at: when the quota is used up at the expected pace; as_of if it is, None if it
+            lasts until the period's end or too little is known.
+        exhausts_at_low: the earliest, if it goes as fast as may be expected; None likewise.
+        exhausts_at_high: the latest, if it goes as slowly; None likewise.
+        lasts: whether it lasts until the period's end at the expected pace; None if too little is
+            known.
+        history_hours: how many hours it rests on, at most 168.
+    """
+
+    tenant: str
+    as_of: datetime
+    period_start: datetime
+    period_end: datetime
+    used_count: int
+    effective_limit: int | None
+    units_per_hour: float | None
+    exhausts_at: datetime | None
+    exhausts_at_low: datetime | None
+    exhausts_at_high: datetime | None
+    lasts: bool | None
+    history_hours: int
 
 
 @dataclass(frozen=True, slots=True)

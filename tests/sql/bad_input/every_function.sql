@@ -17,6 +17,8 @@ insert into good values
   ('claim_quota_events', 4, 'text[]', '{quota_exhausted}', '{"{}","{NULL}","{quota_exhausted,none}"}'), ('claim_quota_events', 5, 'timestamptz', '2026-04-01Z', '{}'),
   ('acknowledge_quota_events', 1, 'text', 'consumer', null), ('acknowledge_quota_events', 2, 'bigint[]', '{1}', '{NULL,"{1,NULL}"}'),
   ('remove_quota_event_consumer', 1, 'text', 'consumer', null), ('order_quota_events', 1, 'integer', '1', '{NULL,0,-1}'),
+  ('sample_workflow_step_usage', 1, 'integer', '1', '{NULL,0,-1}'), ('forecast_workflow_step_usage', 1, 'text', 'acme', null),
+  ('record_due_alerts', 1, 'text', '', '{NULL}'), ('record_due_alerts', 2, 'integer', '1', '{NULL,0,-1}'),
   ('tend_workflow_step_batches', 1, 'integer', '1', '{NULL,0,-1}'),
   ('start_workflow_steps', 1, 'text', 'acme', null), ('start_workflow_steps', 2, 'text', 'r', null), ('start_workflow_steps', 3, 'text[]', '{root}', '{NULL,"{}","{NULL}"}'),
   ('start_workflow_steps', 4, 'integer[]', '{1}', '{"{0}","{1,1}","{NULL}"}'), ('start_workflow_steps', 5, 'text', 'action', null), ('start_workflow_steps', 6, 'bigint', null, '{0,-1,7}'),

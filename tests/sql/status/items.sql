@@ -21,7 +21,7 @@ select is(state_of('open batches'), 'ok', 'a batch may be open');
 select set_clock('2026-04-15T12:17:00Z');
 select is(state_of('open batches'), 'warn', 'but not for longer than policy says');
 select event_id from stepquota.claim_quota_events('mailer', 2, p_start_at => '-infinity');
-select is((select detail from stepquota.status() where item = 'event consumers'), 'mailer (claimed 2026-04-15 12:17:00 UTC, 8 behind, 2 not acknowledged)', 'a consumer of events');
+select is((select detail from stepquota.status() where item = 'event consumers'), 'mailer (claimed 2026-04-15 12:17:00 UTC, 12 behind, 2 not acknowledged)', 'a consumer of events');
 select is(state_of('event consumers'), 'ok', 'claims');
 select set_clock('2026-04-15T13:17:01Z');
 select is(state_of('event consumers'), 'warn', 'and has vanished');

@@ -186,7 +186,7 @@ $_lock_stripe_events$;
 
 -- The events could not be worked off now. They are due again after p_wait, by default after 2, 4, 8 ...
 -- seconds up to an hour, and dead after policy.stripe_event_attempts. What is no fault of the event (a key
--- without rights, a server that is busy) counts as no attempt.
+-- without rights, a server that is busy) counts as no attempt, and is due again within half a minute.
 -- Locks: the events' rows by id. SQLSTATEs: WQ001.
 create or replace function stepquota.fail_stripe_events(
   p_event_ids text[], p_error text, p_is_attempt boolean default true, p_wait interval default null)
@@ -222,7 +222,8 @@ begin
        set status = fail_stripe_events.status, attempts = v_attempts, last_error = left(p_error, 1000),
            processed_at = case when fail_stripe_events.status = 'dead' then v_now end,
            next_attempt_at = v_now + coalesce(p_wait,
-             least(interval '1 second' * 2 ^ least(v_attempts, 12), interval '1 hour') * (0.5 + v_spread / 2))
+             case when p_is_attempt then least(interval '1 second' * 2 ^ least(v_attempts, 12), interval '1 hour')
+                  else interval '30 seconds' end * (0.5 + v_spread / 2))
      where e.id = v_event.id;
     if status = 'dead' then
       perform stepquota._record_event('', 'stripe_event_dead', 'error', null,

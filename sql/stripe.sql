@@ -723,6 +723,7 @@ begin
     return stepquota._store_stripe_subscription(p_object, p_fetched_at, v_deleted_at, p_role);
   end if;
   perform stepquota._refuse_stripe_object(p_object, 'it is expanded where another type belongs');
+  return null;
 end;
 $_store_stripe_object$;
 

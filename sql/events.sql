@@ -10,6 +10,21 @@ as $_record_event$
   values (p_tenant, p_event_type, p_level, p_run_id, p_details, p_now);
 $_record_event$;
 
+-- One for each run, with details of its own.
+create or replace function stepquota._record_events(
+  p_tenant text, p_event_type text, p_level text, p_run_ids text[], p_details jsonb[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_record_events$
+begin
+  insert into stepquota.quota_events (tenant, event_type, level, run_id, details, created_at)
+  select p_tenant, p_event_type, p_level, e.run_id, e.details, p_now
+    from unnest(p_run_ids, p_details) with ordinality as e (run_id, details, place)
+   order by e.place;
+end;
+$_record_events$;
+
 -- Records an event that is wanted once a period. The mark is on the tenant's quota row and is set by
 -- SKIP LOCKED: nobody waits for an alert. If the row is busy nothing is recorded now; the next one
 -- who sees the same, or the scan, records it. Answers whether it was recorded or had been before.
@@ -51,5 +66,6 @@ end;
 $_record_event_once$;
 
 comment on function stepquota._record_event(text, text, text, text, jsonb, timestamptz) is 'Adds a row to quota_events.';
+comment on function stepquota._record_events(text, text, text, text[], jsonb[], timestamptz) is 'Adds a row to quota_events for each run.';
 comment on function stepquota._record_event_once(text, timestamptz, text, text, text, jsonb, timestamptz) is
   'Adds a row to quota_events unless the tenant''s period has one of that type; never waits.';

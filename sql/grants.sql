@@ -20,8 +20,9 @@ declare
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
       "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
-      "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
+      "redeliver_workflow_run_resumption", "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
+      "watch", "find_next_due_tenant", "find_next_due_wait", "count_seconds_until", "check_watch_seconds",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
       "check_cron", "list_cron_jobs"],
     "stepquota_sync": [

@@ -86,6 +86,7 @@ from .results import (
     WorkflowStepStart,
     WorkflowStepUsageReconciliation,
 )
+from .resumption_loop import Resumptions, resumptions
 
 __all__ = [
     "BatchClosed",
@@ -111,6 +112,7 @@ __all__ = [
     "Reserver",
     "ReserverClosed",
     "ResumeReason",
+    "Resumptions",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
@@ -167,6 +169,7 @@ __all__ = [
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "reconcile_workflow_step_usage",
+    "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
     "register_workflow_run",
     "reserve_workflow_step",
@@ -175,6 +178,7 @@ __all__ = [
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "resumptions",
     "set_policy",
     "set_tenant_plan",
     "set_tier_limit",
@@ -184,6 +188,7 @@ __all__ = [
     "tick",
     "verify_all",
     "version",
+    "watch",
     "workflow_run_quota_pause",
 ]
 
@@ -205,8 +210,10 @@ resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
+watch = _sync(calls.watch)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)

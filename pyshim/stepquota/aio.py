@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from . import calls
 from .aio_reserver import Reserver
+from .aio_resumption_loop import Resumptions, resumptions
 from .execution import asynchronous as _async
 
 __all__ = [
     "Reserver",
+    "Resumptions",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
@@ -28,6 +30,7 @@ __all__ = [
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "reconcile_workflow_step_usage",
+    "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
     "register_workflow_run",
     "reserve_workflow_step",
@@ -36,6 +39,7 @@ __all__ = [
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "resumptions",
     "set_policy",
     "set_tenant_plan",
     "set_tier_limit",
@@ -45,6 +49,7 @@ __all__ = [
     "tick",
     "verify_all",
     "version",
+    "watch",
     "workflow_run_quota_pause",
 ]
 
@@ -66,8 +71,10 @@ resolve_workflow_run_wait = _async(calls.resolve_workflow_run_wait)
 resume_workflow_run = _async(calls.resume_workflow_run)
 resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
+watch = _async(calls.watch)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
+redeliver_workflow_run_resumption = _async(calls.redeliver_workflow_run_resumption)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)

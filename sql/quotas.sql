@@ -91,7 +91,10 @@ begin
     v_mark := concat_ws(' ', v_finding ->> 'event_type', v_finding #>> '{details,object_id}');
     if v_mark <> all (v_new.reported) then
       v_new.reported := v_new.reported || v_mark;
-      perform stepquota._record_event(p_tenant, v_finding ->> 'event_type', v_finding ->> 'level', null,
+      -- The marks are of one period; if this one was left and is come back to, the key knows.
+      perform stepquota._record_event_under_key(p_tenant,
+        stepquota._make_once_key(v_finding ->> 'event_type', v_new.period_start, v_finding #>> '{details,object_id}'),
+        v_finding ->> 'event_type', v_finding ->> 'level', null,
         (v_finding -> 'details') || jsonb_build_object('period_start', v_new.period_start), p_now);
     end if;
   end loop;

@@ -107,7 +107,7 @@ end;
 $_close_waits_of_vanished_runs$;
 
 -- Resumes what can go on of one tenant, oldest place first, and says when to look again.
--- skipped_because is quota_exhausted, no_capacity, tenant_suspended, or NULL.
+-- skipped_because is quota_exhausted, no_capacity, tenant_suspended, operator_hold, or NULL.
 -- Locks: the caller holds the quota row FOR NO KEY UPDATE and has refreshed it. Runs without waiting:
 -- here quota goes before run, against the usual order.
 create or replace function stepquota._resume_tenant(
@@ -128,8 +128,8 @@ begin
   select p.* into v_policy from stepquota.policy p;
   v_capacity := stepquota._count_resumable_units(p_quota, p_now);
 
-  if (stepquota._host_find_tenant(p_quota.tenant)).suspended_at is not null then
-    skipped_because := 'tenant_suspended';
+  skipped_because := (stepquota._list_holds(stepquota._host_find_tenant(p_quota.tenant), false))[1];
+  if skipped_because is not null then
     v_due_at := p_now + v_policy.staleness;
   else
     loop
@@ -302,7 +302,7 @@ begin
   v_answer.period_source := v_quota.period_source;
   v_answer.limit_source := v_quota.limit_source;
   v_capacity := stepquota._count_resumable_units(v_quota, v_now);
-  if (stepquota._host_find_tenant(p_tenant)).suspended_at is not null then
+  if stepquota._list_holds(stepquota._host_find_tenant(p_tenant), v_run.held_at is not null) <> '{}' then
     v_answer.reason := 'held';
   elsif v_answer.used_count >= v_quota.effective_limit then
     v_answer.reason := 'quota_exhausted';

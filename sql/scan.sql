@@ -426,7 +426,7 @@ end;
 $check_watch_seconds$;
 
 -- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed. For any
+-- that were left open or are long closed, the order of new events. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
@@ -445,6 +445,11 @@ begin
     commit;
   end loop;
   commit;
+  loop
+    exit when stepquota.order_quota_events(10000) < 10000;
+    commit;
+  end loop;
+  commit;
 end;
 $tick$;
 
@@ -453,7 +458,7 @@ comment on function stepquota._mark_edited_tenants(timestamptz) is 'Marks paused
 comment on function stepquota._record_missed_exhaustion(text, timestamptz) is 'Records an exhaustion whose record was skipped.';
 comment on function stepquota.list_due_tenants(integer, text[]) is 'For resume_scan: paused tenants to look at now, longest due first, without those given.';
 comment on function stepquota.resume_due_tenant(text, integer) is
-  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, busy, error) and the error. WQ001 for a tenant that cannot be one.';
+  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, operator_hold, busy, error) and the error. WQ001 for a tenant that cannot be one.';
 comment on function stepquota.finish_resume_scan(bigint, integer, integer, jsonb, jsonb) is 'For resume_scan: closes the scan''s row.';
 comment on function stepquota.get_scan_seconds() is 'For resume_scan: policy.scan_seconds.';
 comment on function stepquota.check_batch_size(integer) is 'For resume_scan: raises WQ001 unless the batch size is from 1 to 100000.';
@@ -466,4 +471,4 @@ comment on function stepquota.check_watch_seconds(integer) is 'For watch: raises
 comment on procedure stepquota.watch(integer) is
   'Resolves waits and resumes runs when it is time, within about a second, for p_seconds (1 to 3600; 55). Call it every minute, beside tick(). Commits; CALL it outside a transaction block. WQ001 for another number of seconds.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, resume_scan, ledger partitions, batches, events. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

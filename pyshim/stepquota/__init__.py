@@ -31,6 +31,7 @@ from .errors import (
     InvalidArgument,
     InvalidPolicyValue,
     MalformedStripeObject,
+    MissingDefaultTier,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -69,6 +70,7 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    Tenant,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -102,6 +104,7 @@ __all__ = [
     "Key",
     "LimitSource",
     "MalformedStripeObject",
+    "MissingDefaultTier",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
@@ -128,6 +131,7 @@ __all__ = [
     "StepquotaError",
     "StripeAction",
     "StripeObjectChange",
+    "Tenant",
     "TierLimitChange",
     "UnknownBatch",
     "UnknownPeriod",
@@ -153,9 +157,11 @@ __all__ = [
     "WorkflowStepUsageReconciliation",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -164,6 +170,8 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "hold_tenant",
+    "hold_workflow_run",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
@@ -172,6 +180,10 @@ __all__ = [
     "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
+    "remove_quota_event_consumer",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -185,6 +197,7 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "suspend_tenant",
     "tick",
     "verify_all",
     "version",
@@ -208,12 +221,21 @@ cancel_workflow_run = _sync(calls.cancel_workflow_run)
 open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
+hold_workflow_run = _sync(calls.hold_workflow_run)
+release_workflow_run = _sync(calls.release_workflow_run)
+hold_tenant = _sync(calls.hold_tenant)
+release_tenant = _sync(calls.release_tenant)
+suspend_tenant = _sync(calls.suspend_tenant)
+reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
 watch = _sync(calls.watch)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
 redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
+claim_quota_events = _sync(calls.claim_quota_events)
+acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)

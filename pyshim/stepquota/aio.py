@@ -14,9 +14,11 @@ from .execution import asynchronous as _async
 __all__ = [
     "Reserver",
     "Resumptions",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -25,6 +27,8 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "hold_tenant",
+    "hold_workflow_run",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
@@ -33,6 +37,10 @@ __all__ = [
     "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
+    "remove_quota_event_consumer",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -46,6 +54,7 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "suspend_tenant",
     "tick",
     "verify_all",
     "version",
@@ -69,12 +78,21 @@ cancel_workflow_run = _async(calls.cancel_workflow_run)
 open_workflow_run_wait = _async(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _async(calls.resolve_workflow_run_wait)
 resume_workflow_run = _async(calls.resume_workflow_run)
+hold_workflow_run = _async(calls.hold_workflow_run)
+release_workflow_run = _async(calls.release_workflow_run)
+hold_tenant = _async(calls.hold_tenant)
+release_tenant = _async(calls.release_tenant)
+suspend_tenant = _async(calls.suspend_tenant)
+reinstate_tenant = _async(calls.reinstate_tenant)
 resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
 watch = _async(calls.watch)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
 redeliver_workflow_run_resumption = _async(calls.redeliver_workflow_run_resumption)
+claim_quota_events = _async(calls.claim_quota_events)
+acknowledge_quota_events = _async(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)

@@ -99,6 +99,8 @@ begin
     end if;
   end loop;
 
+  v_new := stepquota._arm_alerts(v_new, v_limit_before, v_is_known_period, p_now);
+
   update stepquota.workflow_step_quotas q
      set tier = v_new.tier, step_limit = v_new.step_limit, granted_units = v_new.granted_units,
          effective_limit = v_new.effective_limit, limit_source = v_new.limit_source,
@@ -108,7 +110,7 @@ begin
          valid_until = v_new.valid_until, epoch = v_new.epoch, refreshed_at = v_new.refreshed_at,
          trusted_from = v_new.trusted_from, trusted_until = v_new.trusted_until,
          version = v_new.version, lane_count = v_new.lane_count, exhausted_at_count = v_new.exhausted_at_count,
-         carried_count = v_new.carried_count,
+         alert_at_count = v_new.alert_at_count, carried_count = v_new.carried_count,
          reported_period_start = v_new.reported_period_start, reported = v_new.reported
    where q.tenant = p_tenant;
 

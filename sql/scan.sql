@@ -425,15 +425,28 @@ begin
 end;
 $check_watch_seconds$;
 
--- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed, the order of new events. For any
+-- All that is due: waits whose time has come, alerts that could not be recorded at once, changes of
+-- shared prices, the scan, the ledger's partitions ahead, batches that were left open or are long
+-- closed, the order of new events, samples of usage, old events of Stripe. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
 as $tick$
+declare
+  v_tenant text := '';
 begin
   loop
     exit when stepquota.resolve_due_waits(100) = 0;
+    commit;
+  end loop;
+  commit;
+  loop
+    v_tenant := stepquota.record_due_alerts(v_tenant);
+    commit;
+    exit when v_tenant is null;
+  end loop;
+  loop
+    exit when stepquota.spread_stripe_changes(1000) = 0;
     commit;
   end loop;
   commit;
@@ -447,6 +460,16 @@ begin
   commit;
   loop
     exit when stepquota.order_quota_events(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.tend_stripe_events(10000) < 10000;
     commit;
   end loop;
   commit;
@@ -471,4 +494,4 @@ comment on function stepquota.check_watch_seconds(integer) is 'For watch: raises
 comment on procedure stepquota.watch(integer) is
   'Resolves waits and resumes runs when it is time, within about a second, for p_seconds (1 to 3600; 55). Call it every minute, beside tick(). Commits; CALL it outside a transaction block. WQ001 for another number of seconds.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches, events. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, changes of shared prices, resume_scan, ledger partitions, batches, events, samples of usage, old events of Stripe. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

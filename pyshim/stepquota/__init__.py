@@ -32,6 +32,7 @@ from .errors import (
     InvalidPolicyValue,
     MalformedStripeObject,
     MissingDefaultTier,
+    OtherStripeAccount,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -40,6 +41,9 @@ from .errors import (
     StalePause,
     StepAlreadyFinished,
     StepquotaError,
+    StripeListingIncomplete,
+    StripeSyncRunning,
+    TooManyUnseen,
     UnknownBatch,
     UnknownPeriod,
     UnknownPolicy,
@@ -60,6 +64,7 @@ from .results import (
     PauseReason,
     PeriodSource,
     PolicyChange,
+    ProblemLevel,
     QuotaExplanation,
     RemovedCronJob,
     ResumeReason,
@@ -70,6 +75,8 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    StripeProblem,
+    StripeSyncHealth,
     Tenant,
     TierLimitChange,
     Verdict,
@@ -106,9 +113,11 @@ __all__ = [
     "MalformedStripeObject",
     "MissingDefaultTier",
     "OpenWorkflowStepBatch",
+    "OtherStripeAccount",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaExplanation",
     "RemovedCronJob",
     "ReservationLost",
@@ -130,9 +139,14 @@ __all__ = [
     "StepStatus",
     "StepquotaError",
     "StripeAction",
+    "StripeListingIncomplete",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
+    "StripeSyncRunning",
     "Tenant",
     "TierLimitChange",
+    "TooManyUnseen",
     "UnknownBatch",
     "UnknownPeriod",
     "UnknownPolicy",
@@ -161,6 +175,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
@@ -170,6 +185,7 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
@@ -184,6 +200,7 @@ __all__ = [
     "release_tenant",
     "release_workflow_run",
     "remove_quota_event_consumer",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -197,8 +214,10 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unmap_stripe_customer",
     "verify_all",
     "version",
     "watch",
@@ -233,6 +252,7 @@ watch = _sync(calls.watch)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
 redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
+forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
 claim_quota_events = _sync(calls.claim_quota_events)
 acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
@@ -243,6 +263,10 @@ set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)
+unmap_stripe_customer = _sync(calls.unmap_stripe_customer)
+requeue_stripe_events = _sync(calls.requeue_stripe_events)
+stripe_sync_health = _sync(calls.stripe_sync_health)
+check_stripe = _sync(calls.check_stripe)
 apply_stripe_object = _sync(calls.apply_stripe_object)
 enable_cron = _sync(calls.enable_cron)
 disable_cron = _sync(calls.disable_cron)

@@ -18,6 +18,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
@@ -27,6 +28,7 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
@@ -41,6 +43,7 @@ __all__ = [
     "release_tenant",
     "release_workflow_run",
     "remove_quota_event_consumer",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -54,8 +57,10 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unmap_stripe_customer",
     "verify_all",
     "version",
     "watch",
@@ -90,6 +95,7 @@ watch = _async(calls.watch)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
 redeliver_workflow_run_resumption = _async(calls.redeliver_workflow_run_resumption)
+forecast_workflow_step_usage = _async(calls.forecast_workflow_step_usage)
 claim_quota_events = _async(calls.claim_quota_events)
 acknowledge_quota_events = _async(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)
@@ -100,6 +106,10 @@ set_tenant_plan = _async(calls.set_tenant_plan)
 set_tier_limit = _async(calls.set_tier_limit)
 set_policy = _async(calls.set_policy)
 map_stripe_customer = _async(calls.map_stripe_customer)
+unmap_stripe_customer = _async(calls.unmap_stripe_customer)
+requeue_stripe_events = _async(calls.requeue_stripe_events)
+stripe_sync_health = _async(calls.stripe_sync_health)
+check_stripe = _async(calls.check_stripe)
 apply_stripe_object = _async(calls.apply_stripe_object)
 enable_cron = _async(calls.enable_cron)
 disable_cron = _async(calls.disable_cron)

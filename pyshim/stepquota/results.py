@@ -20,6 +20,7 @@ __all__ = [
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaEvent",
     "QuotaExplanation",
     "RemovedCronJob",
@@ -31,6 +32,8 @@ __all__ = [
     "StepStatus",
     "StripeAction",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
     "Tenant",
     "TierLimitChange",
     "Verdict",
@@ -45,6 +48,7 @@ __all__ = [
     "WorkflowStepBatch",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
 ]
 
@@ -73,6 +77,7 @@ Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
 EventLevel: TypeAlias = Literal["info", "warning", "error"]
+ProblemLevel: TypeAlias = Literal["error", "warn", "info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,6 +482,38 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowStepUsageForecast:
+    """When a tenant's quota will be used up, if it goes on as it does.
+
+    Attributes:
+        as_of: the moment that it was made.
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        units_per_hour: the mean of the last six hours; None if not even one is known.
+        exhausts_at: when the quota is used up at the expected pace; as_of if it is, None if it
+            lasts until the period's end or too little is known.
+        exhausts_at_low: the earliest, if it goes as fast as may be expected; None likewise.
+        exhausts_at_high: the latest, if it goes as slowly; None likewise.
+        lasts: whether it lasts until the period's end at the expected pace; None if too little is
+            known.
+        history_hours: how many hours it rests on, at most 168.
+    """
+
+    tenant: str
+    as_of: datetime
+    period_start: datetime
+    period_end: datetime
+    used_count: int
+    effective_limit: int | None
+    units_per_hour: float | None
+    exhausts_at: datetime | None
+    exhausts_at_low: datetime | None
+    exhausts_at_high: datetime | None
+    lasts: bool | None
+    history_hours: int
+
+
+@dataclass(frozen=True, slots=True)
 class TierLimitChange:
     """What set_tier_limit did. Limits are steps a period; None is unlimited or no tier before."""
 
@@ -507,6 +544,46 @@ class StripeObjectChange:
     object_type: str
     object_id: str
     action: StripeAction
+
+
+@dataclass(frozen=True, slots=True)
+class StripeSyncHealth:
+    """How the feeders of the Stripe mirror are. A moment is None where there was none yet.
+
+    Attributes:
+        account: the Stripe account that the mirror belongs to; None if its key may not tell.
+        livemode: its mode; None if no sync has run yet.
+        needs_full_sync: no full sync has ended yet, or Stripe said that it lost events.
+    """
+
+    account: str | None
+    livemode: bool | None
+    pending_events: int
+    oldest_pending_at: datetime | None
+    dead_events: int
+    last_webhook_at: datetime | None
+    last_worked_off_at: datetime | None
+    last_catch_up_at: datetime | None
+    last_full_sync_at: datetime | None
+    needs_full_sync: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StripeProblem:
+    """Something of the Stripe mirror that somebody should put right.
+
+    Attributes:
+        problem: the kind.
+        hint: what to do.
+    """
+
+    problem: str
+    level: ProblemLevel
+    object_type: str | None
+    object_id: str | None
+    tenant: str | None
+    detail: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 begin;
 select plan(26);
 select set_clock('2026-04-15T12:00:00Z');
+update stepquota.policy set alert_percents = '{}';
 create function pg_temp.claimed(p_consumer text, p_max integer default 100, p_types text[] default null, p_start_at timestamptz default null) returns text language sql as $$
   select string_agg(c.event_type || case when c.delivery > 1 then ' ' || c.delivery else '' end, ', ' order by c.event_id)
     from stepquota.claim_quota_events(p_consumer, p_max, '1 minute', p_types, p_start_at) c;

@@ -21,6 +21,15 @@ begin
 end;
 $_host_find_tenant$;
 
+-- Those of the paused tenants that have a row.
+create or replace function stepquota._host_list_paused_tenants()
+returns setof stepquota.tenants
+language sql
+stable
+as $_host_list_paused_tenants$
+  select n.* from stepquota.tenants n join stepquota.paused_tenants t on t.tenant = n.tenant;
+$_host_list_paused_tenants$;
+
 create or replace function stepquota._host_set_tenant_plan(p_tenant text, p_plan text, p_now timestamptz)
 returns void
 language sql
@@ -144,6 +153,18 @@ begin
   return v_run;
 end;
 $_host_set_run$;
+
+-- Leaves them where they stand.
+create or replace function stepquota._host_set_runs(p_tenant text, p_run_ids text[], p_status text)
+returns void
+language plpgsql
+volatile
+as $_host_set_runs$
+begin
+  update stepquota.workflow_runs set status = p_status
+   where tenant = p_tenant and run_id = any (p_run_ids);
+end;
+$_host_set_runs$;
 
 -- NULL for all three releases it.
 create or replace function stepquota._host_set_run_hold(
@@ -371,6 +392,19 @@ as $_host_close_wait$
   returning workflow_run_waits.*;
 $_host_close_wait$;
 
+create or replace function stepquota._host_close_waits(
+  p_tenant text, p_wait_ids uuid[], p_status text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_host_close_waits$
+begin
+  update stepquota.workflow_run_waits
+     set status = p_status, resolved_at = p_now
+   where tenant = p_tenant and wait_id = any (p_wait_ids) and status = 'WAITING';
+end;
+$_host_close_waits$;
+
 create or replace function stepquota._host_cancel_open_waits(p_tenant text, p_run_id text, p_now timestamptz)
 returns void
 language sql
@@ -380,16 +414,67 @@ as $_host_cancel_open_waits$
    where tenant = p_tenant and run_id = p_run_id and status = 'WAITING';
 $_host_cancel_open_waits$;
 
--- A tenant's queue, oldest place first, without held runs, by workflow_run_waits_quota_queue_idx.
-create or replace function stepquota._host_list_quota_queue(p_tenant text)
-returns setof stepquota.workflow_run_waits
+-- Locks so many runs of a tenant's queue, oldest place first, passing over those that somebody else has.
+-- The one place that says which paused runs may be brought back: those that are not held. By workflow_run_waits_quota_queue_idx.
+--
+-- Each run is looked up by its key, one after the other, whatever the planner believes of the tenant: a
+-- join of both tables was quadratic for one with far more runs than the others.
+create or replace function stepquota._host_lock_queued_runs_if_free(p_tenant text, p_limit integer)
+returns text[]
+language plpgsql
+volatile
+as $_host_lock_queued_runs_if_free$
+begin
+  return array(
+    select r.run_id
+      from (select w.run_id from stepquota.workflow_run_waits w
+             where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
+             order by w.queued_at, w.wait_id) q
+     cross join lateral (
+            select r.run_id from stepquota.workflow_runs r
+             where r.tenant = p_tenant and r.run_id = q.run_id
+               for no key update skip locked) r
+     limit p_limit);
+end;
+$_host_lock_queued_runs_if_free$;
+
+-- The open quota waits of these runs that are not held, and where the runs stand, oldest place first. By
+-- workflow_run_waits_one_open_quota_wait_a_run; run by run, for the same reason.
+create or replace function stepquota._host_list_quota_waits(p_tenant text, p_run_ids text[])
+returns table (
+  run_id text, wait_id uuid, node_paths text[], queued_at timestamptz, paused_since timestamptz,
+  runtime text, run_status text)
+language plpgsql
+stable
+as $_host_list_quota_waits$
+begin
+  return query
+    select i.run_id, w.wait_id, w.node_paths, w.queued_at, w.created_at, r.runtime, r.status
+      from unnest(p_run_ids) as i (run_id)
+     cross join lateral (
+            select w.* from stepquota.workflow_run_waits w
+             where w.tenant = p_tenant and w.run_id = i.run_id and w.wait_type = 'quota' and w.status = 'WAITING'
+               and not w.is_held
+             limit 1) w
+     cross join lateral (
+            select r.* from stepquota.workflow_runs r
+             where r.tenant = p_tenant and r.run_id = i.run_id
+             limit 1) r
+     order by w.queued_at, w.wait_id;
+end;
+$_host_list_quota_waits$;
+
+-- Runs of a tenant that have open quota waits and are no more: somebody deleted them.
+create or replace function stepquota._host_list_vanished_runs(p_tenant text, p_limit integer)
+returns table (run_id text, wait_id uuid)
 language sql
 stable
-as $_host_list_quota_queue$
-  select w.* from stepquota.workflow_run_waits w
+as $_host_list_vanished_runs$
+  select w.run_id, w.wait_id from stepquota.workflow_run_waits w
    where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
-   order by w.queued_at, w.wait_id;
-$_host_list_quota_queue$;
+     and not exists (select 1 from stepquota.workflow_runs r where r.tenant = w.tenant and r.run_id = w.run_id)
+   limit p_limit;
+$_host_list_vanished_runs$;
 
 create or replace function stepquota._host_has_quota_queue(p_tenant text)
 returns boolean
@@ -401,25 +486,25 @@ as $_host_has_quota_queue$
      where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held);
 $_host_has_quota_queue$;
 
--- Tenants that have a queue, found by hopping over the queue index from tenant to tenant, so
--- that the cost follows the tenants and not their waits.
-create or replace function stepquota._host_list_queued_tenants()
+-- Tenants after the given one that have a queue, so many, in their order; found by hopping over
+-- the queue index from tenant to tenant, so that the cost follows the tenants and not their waits.
+create or replace function stepquota._host_list_queued_tenants(p_after text, p_limit integer)
 returns setof text
-language sql
+language plpgsql
 stable
 as $_host_list_queued_tenants$
-  with recursive hop (tenant) as (
-    (select w.tenant from stepquota.workflow_run_waits w
-      where w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
-      order by w.tenant limit 1)
-    union all
-    select (select w.tenant from stepquota.workflow_run_waits w
-             where w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held and w.tenant > h.tenant
-             order by w.tenant limit 1)
-      from hop h
-     where h.tenant is not null
-  )
-  select h.tenant from hop h where h.tenant is not null;
+declare
+  v_tenant text := p_after;
+begin
+  for v_hop in 1 .. p_limit loop
+    select w.tenant into v_tenant from stepquota.workflow_run_waits w
+     where w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held and w.tenant > v_tenant
+     order by w.tenant
+     limit 1;
+    exit when not found;
+    return next v_tenant;
+  end loop;
+end;
 $_host_list_queued_tenants$;
 
 -- Waits that resolve by themselves, by workflow_run_waits_due_idx.
@@ -434,6 +519,33 @@ as $_host_list_due_waits$
    limit p_limit;
 $_host_list_due_waits$;
 
+-- When the next of them resolves; NULL is never.
+create or replace function stepquota._host_find_next_due_at()
+returns timestamptz
+language sql
+stable
+as $_host_find_next_due_at$
+  select w.due_at from stepquota.workflow_run_waits w
+   where w.status = 'WAITING' and w.due_at is not null and w.wait_type <> 'quota'
+   order by w.due_at
+   limit 1;
+$_host_find_next_due_at$;
+
+-- What waits were opened with, or resolved with, in the order of the ids.
+create or replace function stepquota._host_list_payloads(p_tenant text, p_wait_ids uuid[])
+returns jsonb[]
+language plpgsql
+stable
+as $_host_list_payloads$
+begin
+  return array(
+    select w.payload
+      from unnest(p_wait_ids) with ordinality as i (wait_id, place)
+      left join stepquota.workflow_run_waits w on w.tenant = p_tenant and w.wait_id = i.wait_id
+     order by i.place);
+end;
+$_host_list_payloads$;
+
 -- workflow_run_logs --------------------------------------------------------------------------------
 
 create or replace function stepquota._host_add_log(
@@ -446,7 +558,23 @@ as $_host_add_log$
   values (p_tenant, p_run_id, p_level, p_message, p_details, p_now);
 $_host_add_log$;
 
+-- One for each run, with details of its own.
+create or replace function stepquota._host_add_logs(
+  p_tenant text, p_run_ids text[], p_level text, p_message text, p_details jsonb[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_host_add_logs$
+begin
+  insert into stepquota.workflow_run_logs (tenant, run_id, level, message, details, logged_at)
+  select p_tenant, l.run_id, p_level, p_message, l.details, p_now
+    from unnest(p_run_ids, p_details) with ordinality as l (run_id, details, place)
+   order by l.place;
+end;
+$_host_add_logs$;
+
 comment on function stepquota._host_find_tenant(text) is 'Host: the tenant''s row.';
+comment on function stepquota._host_list_paused_tenants() is 'Host: the rows of paused tenants.';
 comment on function stepquota._host_set_tenant_plan(text, text, timestamptz) is 'Host: sets the plan, making the tenant if needed.';
 comment on function stepquota._host_lock_tenant(text, timestamptz) is 'Host: the tenant''s row, made if needed, locked.';
 comment on function stepquota._host_set_tenant_hold(text, timestamptz, text, text) is 'Host: holds or releases a tenant.';
@@ -476,8 +604,15 @@ comment on function stepquota._host_insert_wait(text, uuid, text, text, integer,
 comment on function stepquota._host_set_wait_paths(text, uuid, text[]) is 'Host: sets which paths wait.';
 comment on function stepquota._host_close_wait(text, uuid, text, jsonb, timestamptz) is 'Host: closes an open wait.';
 comment on function stepquota._host_cancel_open_waits(text, text, timestamptz) is 'Host: cancels all open waits of a run.';
-comment on function stepquota._host_list_quota_queue(text) is 'Host: the tenant''s open quota waits, oldest place first.';
+comment on function stepquota._host_lock_queued_runs_if_free(text, integer) is 'Host: locks runs of the tenant''s queue, oldest place first, without waiting.';
+comment on function stepquota._host_list_quota_waits(text, text[]) is 'Host: the open quota waits of these runs, oldest place first.';
+comment on function stepquota._host_list_vanished_runs(text, integer) is 'Host: runs with open quota waits that are no more.';
 comment on function stepquota._host_has_quota_queue(text) is 'Host: whether the tenant has an open quota wait.';
-comment on function stepquota._host_list_queued_tenants() is 'Host: tenants with open quota waits.';
+comment on function stepquota._host_list_queued_tenants(text, integer) is 'Host: tenants with open quota waits, after the given one.';
+comment on function stepquota._host_find_next_due_at() is 'Host: when the next wait resolves by itself.';
+comment on function stepquota._host_list_payloads(text, uuid[]) is 'Host: the payloads of waits, in the order of the ids.';
+comment on function stepquota._host_close_waits(text, uuid[], text, timestamptz) is 'Host: closes open waits.';
+comment on function stepquota._host_set_runs(text, text[], text) is 'Host: sets the status of runs.';
+comment on function stepquota._host_add_logs(text, text[], text, text, jsonb[], timestamptz) is 'Host: adds a log entry for each run.';
 comment on function stepquota._host_list_due_waits(timestamptz, integer) is 'Host: waits whose time has come.';
 comment on function stepquota._host_add_log(text, text, text, text, jsonb, timestamptz) is 'Host: adds a line to the run''s log.';

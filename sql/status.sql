@@ -13,6 +13,7 @@ declare
   v_policy stepquota.policy;
   v_job stepquota.scheduler_jobs;
   v_scan stepquota.resume_scans;
+  v_resumption stepquota.workflow_run_resumptions;
   v_missing text;
   v_count bigint;
   v_oldest timestamptz;
@@ -114,6 +115,23 @@ begin
     else format('%s to be taken, the oldest since %s', v_count, stepquota._format_moment(v_oldest)) end;
   hint := case when state = 'warn'
     then 'No runtime takes them: do workers call claim_workflow_run_resumptions for their runtime?' end;
+  return next;
+
+  item := 'stuck resumptions';
+  select count(*) into v_count
+    from stepquota.workflow_run_resumptions r
+   where r.status = 'OPEN' and stepquota._is_stuck(r, v_policy.stuck_after_deliveries);
+  select r.* into v_resumption
+    from stepquota.workflow_run_resumptions r
+   where r.status = 'OPEN' and stepquota._is_stuck(r, v_policy.stuck_after_deliveries)
+   order by r.created_at, r.tenant, r.resumption_id
+   limit 1;
+  state := case when v_count > 0 then 'error' else 'ok' end;
+  detail := case when v_count = 0 then 'none'
+    else format('%s, the first of tenant %s, run %s', v_count, v_resumption.tenant, v_resumption.run_id) end;
+  hint := case when v_count > 0
+    then format('See why its workers do not start it. Then: select stepquota.redeliver_workflow_run_resumption(%L, %L);',
+      v_resumption.tenant, v_resumption.resumption_id) end;
   return next;
 
   item := 'open batches';

@@ -95,6 +95,7 @@ from .results import (
     WorkflowStepStart,
     WorkflowStepUsageReconciliation,
 )
+from .resumption_loop import Resumptions, resumptions
 
 __all__ = [
     "BatchClosed",
@@ -123,6 +124,7 @@ __all__ = [
     "Reserver",
     "ReserverClosed",
     "ResumeReason",
+    "Resumptions",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
@@ -191,6 +193,7 @@ __all__ = [
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "reconcile_workflow_step_usage",
+    "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
     "register_workflow_run",
     "reinstate_tenant",
@@ -204,6 +207,7 @@ __all__ = [
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "resumptions",
     "set_policy",
     "set_tenant_plan",
     "set_tier_limit",
@@ -216,6 +220,7 @@ __all__ = [
     "unmap_stripe_customer",
     "verify_all",
     "version",
+    "watch",
     "workflow_run_quota_pause",
 ]
 
@@ -243,8 +248,10 @@ suspend_tenant = _sync(calls.suspend_tenant)
 reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
+watch = _sync(calls.watch)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
 forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
 claim_quota_events = _sync(calls.claim_quota_events)
 acknowledge_quota_events = _sync(calls.acknowledge_quota_events)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from . import calls
 from .aio_reserver import Reserver
+from .aio_resumption_loop import Resumptions, resumptions
 from .execution import asynchronous as _async
 
 __all__ = [
     "Reserver",
+    "Resumptions",
     "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
@@ -34,6 +36,7 @@ __all__ = [
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "reconcile_workflow_step_usage",
+    "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
     "register_workflow_run",
     "reinstate_tenant",
@@ -47,6 +50,7 @@ __all__ = [
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "resumptions",
     "set_policy",
     "set_tenant_plan",
     "set_tier_limit",
@@ -59,6 +63,7 @@ __all__ = [
     "unmap_stripe_customer",
     "verify_all",
     "version",
+    "watch",
     "workflow_run_quota_pause",
 ]
 
@@ -86,8 +91,10 @@ suspend_tenant = _async(calls.suspend_tenant)
 reinstate_tenant = _async(calls.reinstate_tenant)
 resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
+watch = _async(calls.watch)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
+redeliver_workflow_run_resumption = _async(calls.redeliver_workflow_run_resumption)
 forecast_workflow_step_usage = _async(calls.forecast_workflow_step_usage)
 claim_quota_events = _async(calls.claim_quota_events)
 acknowledge_quota_events = _async(calls.acknowledge_quota_events)

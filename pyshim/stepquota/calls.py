@@ -713,6 +713,22 @@ def tick() -> Call[None]:
     return _procedure("tick")
 
 
+def watch(seconds: int = 55) -> Call[None]:
+    """Resolve waits and resume runs when it is time, within about a second, for so long.
+
+    Call it every minute beside tick, where pg_cron does not. It sleeps in between and commits as it
+    goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        seconds: for how long, from 1 to 3600.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: the number is None or out of range.
+    """
+    return _procedure("watch", seconds=int4(seconds))
+
+
 def claim_workflow_run_resumptions(
     worker: str,
     max_runs: int = 100,
@@ -769,6 +785,32 @@ def acknowledge_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) 
     return _scalar(
         bool,
         "acknowledge_workflow_run_resumption",
+        tenant=key(tenant),
+        resumption_id=uuid(resumption_id),
+    )
+
+
+def redeliver_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) -> Call[bool]:
+    """Have a resumption delivered anew, at once: for one that was stuck, when that is mended.
+
+    Its deliveries are forgotten, so that its unit counts as promised again and it is delivered at
+    the end of each lease. Needs the operator's role. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        resumption_id: the resumption.
+
+    Returns:
+        True, or False if it was acknowledged, entered again or cancelled by now.
+
+    Raises:
+        ValueError: resumption_id is a text that is no UUID.
+        InvalidArgument: the tenant is None, empty or too long, or the resumption is None.
+        UnknownResumption: the tenant has no such resumption.
+    """
+    return _scalar(
+        bool,
+        "redeliver_workflow_run_resumption",
         tenant=key(tenant),
         resumption_id=uuid(resumption_id),
     )

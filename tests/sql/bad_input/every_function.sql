@@ -47,6 +47,7 @@ insert into good values
   ('claim_workflow_run_resumptions', 3, 'interval', '1 minute', '{NULL,0,-1 minute,25 hours,1000000 years}'), ('claim_workflow_run_resumptions', 4, 'text', 'default', null),
   ('claim_workflow_run_resumptions', 5, 'text', 'acme', '{""}'),
   ('acknowledge_workflow_run_resumption', 1, 'text', 'acme', null), ('acknowledge_workflow_run_resumption', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'),
+  ('redeliver_workflow_run_resumption', 1, 'text', 'acme', null), ('redeliver_workflow_run_resumption', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'),
   ('workflow_run_quota_pause', 1, 'text', 'acme', null), ('workflow_run_quota_pause', 2, 'text', 'paused', null),
   ('reconcile_workflow_step_usage', 1, 'text', 'acme', null), ('reconcile_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
   ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),
@@ -73,6 +74,7 @@ insert into good values
   ('check_batch_size', 1, 'integer', '1', '{NULL,0,-1}'),
   ('resume_due_tenant', 1, 'text', 'acme', null), ('resume_due_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
   ('list_due_tenants', 1, 'integer', '1', '{NULL,0,-1}'), ('list_due_tenants', 2, 'text[]', '{}', '{NULL}'),
+  ('watch', 1, 'integer', '1', '{NULL,0,-1,3601}'), ('check_watch_seconds', 1, 'integer', '1', '{NULL,0,-1,3601}'), ('find_next_due_tenant', 1, 'text[]', '{}', '{NULL}'),
   ('finish_resume_scan', 1, 'bigint', '1', '{NULL}'), ('finish_resume_scan', 2, 'integer', '1', '{NULL}'), ('finish_resume_scan', 3, 'integer', '1', '{NULL}'),
   ('finish_resume_scan', 4, 'jsonb', '{}', '{NULL}'), ('finish_resume_scan', 5, 'jsonb', '[]', '{NULL,"{}",5}'),
   ('record_scheduler_job', 1, 'text', 'job', null), ('record_scheduler_job', 2, 'text', '* * * * *', '{""}'), ('record_scheduler_job', 3, 'text', 'call x()', '{NULL,""}'), ('record_scheduler_job', 4, 'text', 'someone', '{NULL,""}'),
@@ -122,6 +124,6 @@ select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
   $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'),
       -- Answers what it is asked with.
-      ('list_cron_jobs'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
+      ('list_cron_jobs'), ('count_seconds_until'), ('find_next_due_wait'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
 select * from finish();
 rollback;

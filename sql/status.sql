@@ -47,6 +47,18 @@ begin
     then 'Optional. A role with CREATEROLE makes them; migrate again grants to them.' end;
   return next;
 
+  item := 'default tier';
+  if exists (select 1 from stepquota.tiers t where t.tier = v_policy.default_tier) then
+    state := 'ok';
+    detail := v_policy.default_tier;
+    hint := null;
+  else
+    state := 'error';
+    detail := format('%s does not exist: tenants without a plan of their own get WQ019', v_policy.default_tier);
+    hint := format('Make it with stepquota.set_tier_limit(%L, a number of steps), or set policy default_tier to another.', v_policy.default_tier);
+  end if;
+  return next;
+
   item := 'scheduler';
   select j.* into v_job from stepquota.scheduler_jobs j order by j.job_name limit 1;
   select s.* into v_scan from stepquota.resume_scans s where s.finished_at is not null order by s.scan_id desc limit 1;

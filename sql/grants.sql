@@ -20,7 +20,8 @@ declare
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
       "hold_workflow_run", "release_workflow_run", "hold_tenant", "release_tenant",
       "suspend_tenant", "reinstate_tenant",
-      "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
+      "set_tenant_plan", "set_tenant_enforcement", "list_shadow_overruns",
+      "grant_workflow_steps", "revoke_workflow_step_grant", "set_tier_limit", "set_policy", "map_stripe_customer",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
@@ -30,7 +31,8 @@ declare
       "version", "apply_stripe_object", "map_stripe_customer", "status"],
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
-      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
+      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
+      "cron_sql",
       "list_cron_jobs"]
   }$json$;
   v_role text;

@@ -196,6 +196,7 @@ stable
 as $_resolve_quota$
 declare
   v_policy stepquota.policy;
+  v_tenant stepquota.tenants;
   v_plan text;
   v_tier stepquota.tiers;
   v_quota stepquota.workflow_step_quotas;
@@ -207,7 +208,8 @@ declare
   v_subscription_count bigint := 0;
 begin
   select p.* into v_policy from stepquota.policy p;
-  v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  v_plan := v_tenant.plan;
   select t.* into v_tier from stepquota.tiers t where t.tier = v_plan;
   if not found then
     select t.* into v_tier from stepquota.tiers t where t.tier = v_policy.default_tier;
@@ -235,7 +237,6 @@ begin
 
   v_quota.tenant := p_tenant;
   v_quota.tier := v_tier.tier;
-  v_quota.granted_units := 0;
   if v_has_winner then
     v_quota.period_start := v_winner.period_start;
     v_quota.period_end := v_winner.period_end;
@@ -272,7 +273,11 @@ begin
     v_quota.step_limit := v_tier.step_limit;
     v_quota.limit_source := 'tier_default';
   end if;
+  select c.granted_units, least(v_quota.valid_until, c.valid_until)
+    into v_quota.granted_units, v_quota.valid_until
+    from stepquota._count_granted_units(p_tenant, v_quota.period_start, p_now) c;
   v_quota.effective_limit := v_quota.step_limit + v_quota.granted_units;
+  v_quota.enforcement := coalesce(v_tenant.enforcement, v_policy.enforcement);
   v_quota.epoch := v_policy.epoch;
   v_quota.refreshed_at := p_now;
   -- A row refreshed a moment after somebody read the clock is fresh for them too.
@@ -322,7 +327,8 @@ begin
   perform stepquota._check_tenant(p_tenant);
   v_resolved := stepquota._resolve_quota(p_tenant, v_now);
   v_quota := v_resolved.quota;
-  v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  v_plan := v_tenant.plan;
   "position" := 0;
 
   for v_candidate in select c.* from stepquota._list_quota_candidates(p_tenant, v_now) c loop
@@ -401,6 +407,23 @@ begin
                 from stepquota.tiers t where t.tier = v_quota.tier);
   return next;
 
+  for object_id, reason, details in
+    select g.grant_id::text,
+           format('%s of %s steps on top of the limit, given by %s until %s: %s', g.units - g.spent_units, g.units,
+             g.granted_by, coalesce(stepquota._format_moment(g.expires_at), 'the end of the period'), g.reason),
+           jsonb_build_object('units', g.units, 'spent_units', g.spent_units, 'granted_at', g.granted_at,
+             'expires_at', g.expires_at, 'grant_key', g.grant_key)
+      from stepquota.workflow_step_grants g
+     where g.tenant = p_tenant and g.closed_at is null
+       and case when g.expires_at is null then g.period_start = v_quota.period_start else g.expires_at > v_now end
+     order by g.granted_at, g.grant_id
+  loop
+    "position" := "position" + 1;
+    object_type := 'grant';
+    verdict := 'used';
+    return next;
+  end loop;
+
   v_used := stepquota._sum_usage(p_tenant, v_quota.period_start);
   "position" := "position" + 1;
   object_type := 'usage';
@@ -414,14 +437,21 @@ begin
         stepquota._count_units_left(v_quota.effective_limit, v_used), stepquota._format_moment(v_quota.period_end))
   end;
   details := jsonb_build_object('used_count', v_used, 'effective_limit', v_quota.effective_limit,
+    'granted_units', v_quota.granted_units,
     'period_start', v_quota.period_start, 'period_end', v_quota.period_end,
     'period_source', v_quota.period_source, 'limit_source', v_quota.limit_source);
   return next;
 
-  v_tenant := stepquota._host_find_tenant(p_tenant);
   object_type := 'tenant';
   object_id := p_tenant;
   verdict := 'info';
+  if v_quota.enforcement = 'shadow' then
+    "position" := "position" + 1;
+    reason := format('Shadow mode, by %s: steps past the limit are counted and recorded, and none is refused.',
+      case when v_tenant.enforcement is null then 'policy' else 'the tenant''s own setting' end);
+    details := jsonb_build_object('enforcement', v_quota.enforcement);
+    return next;
+  end if;
   if v_tenant.suspended_at is not null then
     "position" := "position" + 1;
     reason := format('The tenant is suspended since %s: start_workflow_step starts nothing, whatever is left.',
@@ -468,4 +498,4 @@ comment on function stepquota._refuse_missing_default_tier(text, text) is 'Raise
 comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
 comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';
 comment on function stepquota.explain_workflow_step_quota(text) is
-  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, usage, tenant), object_id, verdict (won, lost, info), reason in words, details. WQ001 for a tenant that cannot be one.';
+  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, grant, usage, tenant), object_id, verdict (won, lost, used, info), reason in words, details. WQ001 for a tenant that cannot be one.';

@@ -54,10 +54,11 @@ begin
   for v_paused in
     select t.tenant, q.period_start, q.reported, q.reported_period_start,
            q.tenant is null
-             or (q.effective_limit, q.period_start, q.valid_until)
-                is distinct from ((r.quota).effective_limit, (r.quota).period_start, (r.quota).valid_until)
+             or (q.effective_limit, q.enforcement, q.period_start, q.valid_until)
+                is distinct from
+                ((r.quota).effective_limit, (r.quota).enforcement, (r.quota).period_start, (r.quota).valid_until)
              as is_edited,
-           q.effective_limit is null or stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit
+           q.effective_limit is null or q.enforcement = 'shadow' or stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit
              as has_units_left
       from stepquota.paused_tenants t
       left join stepquota.workflow_step_quotas q on q.tenant = t.tenant

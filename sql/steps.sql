@@ -195,6 +195,10 @@ begin
         v_units_left := v_units_left + v_batch.granted;
       end if;
       v_quota := stepquota._describe_batch(v_batch);
+      if v_units_left > 0 and v_quota.used_count > v_quota.effective_limit then
+        perform stepquota._record_overrun(p_tenant, p_run_id, v_quota.used_count, v_quota.effective_limit,
+          v_quota.period_start, v_now);
+      end if;
     end if;
   end if;
 

@@ -41,6 +41,7 @@ from .errors import (
     StepAlreadyFinished,
     StepquotaError,
     UnknownBatch,
+    UnknownGrant,
     UnknownPeriod,
     UnknownPolicy,
     UnknownResumption,
@@ -54,6 +55,7 @@ from .execution import synchronous as _sync
 from .reserver import Reserver
 from .results import (
     CronJob,
+    Enforcement,
     InvariantViolation,
     LimitSource,
     OpenWorkflowStepBatch,
@@ -64,6 +66,7 @@ from .results import (
     RemovedCronJob,
     ResumeReason,
     RunStatus,
+    ShadowOverrun,
     StatusItem,
     StatusState,
     StepOutcome,
@@ -82,6 +85,7 @@ from .results import (
     WorkflowRunStep,
     WorkflowRunWait,
     WorkflowStepBatch,
+    WorkflowStepGrant,
     WorkflowStepQuota,
     WorkflowStepsQuota,
     WorkflowStepsStart,
@@ -97,6 +101,7 @@ __all__ = [
     "CronNotGranted",
     "CronRoleCannotLogIn",
     "CronScheduleNotSupported",
+    "Enforcement",
     "InvalidArgument",
     "InvalidPolicyValue",
     "InvariantViolation",
@@ -119,6 +124,7 @@ __all__ = [
     "RunNotWaiting",
     "RunRegisteredDifferently",
     "RunStatus",
+    "ShadowOverrun",
     "StaleDelivery",
     "StalePause",
     "StatusItem",
@@ -132,6 +138,7 @@ __all__ = [
     "Tenant",
     "TierLimitChange",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -150,6 +157,7 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageReconciliation",
@@ -166,9 +174,11 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
+    "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
@@ -184,7 +194,9 @@ __all__ = [
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "revoke_workflow_step_grant",
     "set_policy",
+    "set_tenant_enforcement",
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
@@ -227,6 +239,10 @@ workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
+set_tenant_enforcement = _sync(calls.set_tenant_enforcement)
+list_shadow_overruns = _sync(calls.list_shadow_overruns)
+grant_workflow_steps = _sync(calls.grant_workflow_steps)
+revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)

@@ -37,6 +37,7 @@ __all__ = [
     "StepAlreadyFinished",
     "StepquotaError",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -183,3 +184,7 @@ class UnknownBatch(StepquotaError, sqlstate="WQ025"):
 
 class BatchClosed(StepquotaError, sqlstate="WQ026"):
     """The batch is closed: it cannot be opened again, nor closed with another count."""
+
+
+class UnknownGrant(StepquotaError, sqlstate="WQ030"):
+    """The tenant has no such grant."""

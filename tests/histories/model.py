@@ -83,6 +83,7 @@ class Run:
     attempts: dict[Attempt, str] = field(default_factory=dict)
     containers: set[Attempt] = field(default_factory=set)
     wait: Wait | None = None
+    is_held: bool = False
     resumptions: list[Resumption] = field(default_factory=list)
 
     @property
@@ -195,6 +196,8 @@ class Model:
         period: The period that was decided by last.
         periods: What is used, by the period's start.
         runs: By run id.
+        is_held, is_suspended: What stops all its runs.
+        modes: Whether it is in shadow mode, by its own setting (None: none) and by policy.
     """
 
     now: datetime
@@ -206,6 +209,16 @@ class Model:
     period: Period | None = None
     periods: defaultdict[datetime, Usage] = field(default_factory=lambda: defaultdict(Usage))
     runs: dict[str, Run] = field(default_factory=dict)
+    is_held: bool = False
+    is_suspended: bool = False
+    modes: dict[str, str | None] = field(default_factory=lambda: {"own": None, "policy": "enforce"})
+    would_pause: set[tuple[datetime, str]] = field(default_factory=set)
+
+    @property
+    def bound(self) -> int | None:
+        """The limit that is enforced."""
+        is_shadow = (self.modes["own"] or self.modes["policy"]) == "shadow"
+        return None if is_shadow else self.limit
 
     @property
     def usage(self) -> Usage:
@@ -242,7 +255,7 @@ class Model:
     def reserve(self, units: int, partly: bool = False, is_ledgered: bool = False) -> int:
         """How many units are granted."""
         self.look()
-        granted = self.usage.take(units, self.limit, partly)
+        granted = self.usage.take(units, self.bound, partly)
         self.usage.unledgered += 0 if is_ledgered else granted
         return granted
 
@@ -250,7 +263,12 @@ class Model:
         """The outcome for each attempt, in turn; the first that is refused pauses the run."""
         self.look()
         new = {attempt for attempt in attempts if attempt not in run.attempts}
-        units = self.reserve(len(new), partly=True, is_ledgered=True)
+        is_held = bool(self.holds(run))
+        refusal = "held" if is_held else "quota_paused"
+        units = 0 if is_held else self.reserve(len(new), partly=True, is_ledgered=True)
+        if units and self.limit is not None and self.usage.used > self.limit and self.period:
+            run_id = next(run_id for run_id, known in self.runs.items() if known is run)
+            self.would_pause.add((self.period[0], run_id))
         outcomes: list[str] = []
         for attempt in attempts:
             if attempt in run.attempts:
@@ -263,19 +281,31 @@ class Model:
                 run.start(attempt, is_container)
                 outcomes.append("started")
             else:
-                if "quota_paused" not in outcomes:
+                if refusal not in outcomes:
                     run.pause(attempt[0], self.now)
-                outcomes.append("quota_paused")
+                outcomes.append(refusal)
         return outcomes
 
+    def holds(self, run: Run | None = None) -> list[str]:
+        """What stops the run, or all runs of the tenant, beside quota."""
+        is_held = self.is_held or (run is not None and run.is_held)
+        return ["tenant_suspended"] * self.is_suspended + ["operator_hold"] * is_held
+
+    def reasons(self, run: Run) -> list[str]:
+        """Why a paused run is paused."""
+        is_exhausted = self.bound is not None and self.usage.used >= self.bound
+        return self.holds(run) + ["quota"] * is_exhausted or ["quota"]
+
     def queue(self) -> list[Run]:
-        """Runs with an open quota wait, in their order."""
-        waiting = [(run.wait.queued_at, run) for run in self.runs.values() if run.wait]
+        """Runs with an open quota wait that are not held, in their order."""
+        waiting = [
+            (run.wait.queued_at, run) for run in self.runs.values() if run.wait and not run.is_held
+        ]
         return [run for _, run in sorted(waiting, key=lambda place: place[0])]
 
     def count_resumable(self) -> int | None:
         """Units that are left and promised to nobody; None is any number."""
-        if self.limit is None:
+        if self.bound is None:
             return None
         promised = sum(
             len(r.unentered)
@@ -285,10 +315,12 @@ class Model:
             and r.created_at > self.now - PROMISED_FOR
             and len(r.deliveries) < STUCK_AFTER
         )
-        return max(self.limit - self.usage.used - promised, 0)
+        return max(self.bound - self.usage.used - promised, 0)
 
     def resume_all(self) -> None:
         """Resume what can go on, the oldest place first."""
+        if self.holds():
+            return
         units = self.count_resumable()
         for run in self.queue():
             if units != 0:
@@ -297,7 +329,9 @@ class Model:
     def resume(self, run: Run) -> str:
         """Resume one run by hand, not in its turn; answer the reason."""
         self.look()
-        if self.limit is not None and self.usage.used >= self.limit:
+        if self.holds(run):
+            return "held"
+        if self.bound is not None and self.usage.used >= self.bound:
             return "quota_exhausted"
         units = self.count_resumable()
         if units == 0:

@@ -54,7 +54,8 @@ select jsonb_build_object(
              group by l.period_start) u
      where u.used > 0),
   'runs', (
-    select jsonb_object_agg(r.run_id, jsonb_build_array(r.status, r.node_path))
+    select jsonb_object_agg(r.run_id,
+                            jsonb_build_array(r.status, r.node_path, r.held_at is not null))
       from stepquota.workflow_runs r),
   'attempts', (
     select jsonb_agg(jsonb_build_array(s.run_id, s.node_path, s.attempt, s.status)
@@ -67,6 +68,10 @@ select jsonb_build_object(
     select jsonb_agg(jsonb_build_array(r.run_id, to_jsonb(r.unentered_paths), r.status,
                                        cardinality(r.deliveries)) order by r.created_at, r.run_id)
       from stepquota.workflow_run_resumptions r),
+  'would_pause', (
+    select jsonb_agg(jsonb_build_array(extract(epoch from p.period_start), p.run_id)
+                     order by p.period_start, p.run_id)
+      from stepquota.workflow_run_shadow_pauses p),
   'violations', (select jsonb_agg(to_jsonb(v)) from stepquota.verify_all() v))
 """
 
@@ -104,6 +109,7 @@ def clear(connection: psycopg.Connection[Any]) -> None:
         connection.execute(f"truncate {', '.join(name for (name,) in filled)}".encode())
     for (name,) in filled:
         connection.execute(f"delete from {name}".encode())
+    connection.execute("update stepquota.policy set enforcement = 'enforce'")
     connection.execute("update stepquota.scan_state set inputs_compared_at = null")
     connection.execute("delete from stepquota.tiers where tier in ('one', 'two')")
 
@@ -204,7 +210,7 @@ class Quotas(RuleBasedStateMachine):
             if usage.used
         }
         assert (state["runs"] or {}) == {
-            run_id: [run.status, run.node_path] for run_id, run in model.runs.items()
+            run_id: [run.status, run.node_path, run.is_held] for run_id, run in model.runs.items()
         }
         assert (state["attempts"] or []) == sorted(
             [run_id, *attempt, status]
@@ -218,6 +224,9 @@ class Quotas(RuleBasedStateMachine):
         assert (state["resumptions"] or []) == [
             [run_id, r.unentered, r.status, len(r.deliveries)]
             for run_id, r in sorted(resumptions, key=lambda of: (of[1].created_at, of[0]))
+        ]
+        assert (state["would_pause"] or []) == [
+            [start.timestamp(), run_id] for start, run_id in sorted(model.would_pause)
         ]
         for run in model.runs.values():
             assert (run.status == "WAITING") <= (run.wait is not None and not run.goes_on)
@@ -256,7 +265,7 @@ class Quotas(RuleBasedStateMachine):
     def resolve(self) -> None:
         self.model.look()
         (answer,) = self.call("resolve_workflow_step_quota", TENANT)
-        used, limit = self.model.usage.used, self.model.limit
+        used, limit = self.model.usage.used, self.model.bound
         assert answer["allowed"] == (limit is None or used < limit)
         assert answer["used_count"] == used
         self.check_quota(answer)
@@ -322,6 +331,43 @@ class Quotas(RuleBasedStateMachine):
     def lift_limits(self) -> None:
         """No limit from anywhere."""
         self.set_tier_limit(self.model.plan, None)
+
+    @step(which=st.sampled_from(["own", "policy"]), mode=st.sampled_from(["enforce", "shadow"]))
+    def set_mode(self, which: str, mode: str) -> None:
+        self.change_mode(which, mode)
+
+    @step(often=2)
+    def enforce(self) -> None:
+        """Enforced again, whatever is used by then."""
+        self.change_mode("own", None)
+        self.change_mode("policy", "enforce")
+
+    def change_mode(self, which: str, mode: str | None) -> None:
+        changed = self.model.modes[which] != mode
+        self.model.modes[which] = mode
+        if which == "own":
+            self.look_and_resume()
+            (answer,) = self.call("set_tenant_enforcement", TENANT, mode)
+            self.check_quota(answer)
+        else:
+            if changed and self.is_paused:
+                self.look_and_resume()
+            (answer,) = self.call("set_policy", "enforcement", mode)
+            assert answer["changed"] == changed
+
+    @step(which=st.sampled_from(["is_held", "is_suspended"]))
+    def stop_tenant(self, which: str) -> None:
+        """An operator holds the tenant, or suspends it; sometimes again."""
+        setattr(self.model, which, True)
+        self.call("hold_tenant" if which == "is_held" else "suspend_tenant", TENANT, "because")
+
+    @step(often=2, which=st.sampled_from(["is_held", "is_suspended"]))
+    def let_tenant_go(self, which: str) -> None:
+        """The end of one of them, if it was."""
+        if getattr(self.model, which):
+            setattr(self.model, which, False)
+            self.look_and_resume()
+        self.call("release_tenant" if which == "is_held" else "reinstate_tenant", TENANT, "enough")
 
     def look_and_resume(self) -> None:
         self.model.look()

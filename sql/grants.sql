@@ -23,6 +23,8 @@ declare
       "set_tenant_plan", "set_tenant_enforcement", "list_shadow_overruns",
       "grant_workflow_steps", "revoke_workflow_step_grant", "set_tier_limit", "set_policy", "map_stripe_customer",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
+      "claim_quota_events", "acknowledge_quota_events", "remove_quota_event_consumer", "order_quota_events",
+      "record_due_alerts", "sample_workflow_step_usage", "forecast_workflow_step_usage",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
@@ -32,8 +34,7 @@ declare
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
-      "cron_sql",
-      "list_cron_jobs"]
+      "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events"]
   }$json$;
   v_role text;
   v_routine regprocedure;

@@ -289,23 +289,41 @@ begin
 end;
 $check_batch_size$;
 
--- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed. For any
+-- All that is due: waits whose time has come, the scan, alerts that could not be recorded at
+-- once, the ledger's partitions ahead, batches that were left open or are long closed, the order of new
+-- events, samples of usage. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
 as $tick$
+declare
+  v_tenant text := '';
 begin
   loop
     exit when stepquota.resolve_due_waits(100) = 0;
     commit;
   end loop;
   commit;
+  loop
+    v_tenant := stepquota.record_due_alerts(v_tenant);
+    commit;
+    exit when v_tenant is null;
+  end loop;
   call stepquota.resume_scan();
   perform stepquota.make_ledger_partitions();
   commit;
   loop
     exit when stepquota.tend_workflow_step_batches(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.order_quota_events(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
     commit;
   end loop;
   commit;
@@ -324,4 +342,4 @@ comment on function stepquota.check_batch_size(integer) is 'For resume_scan: rai
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, resume_scan, ledger partitions, batches, events, samples of usage. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

@@ -121,6 +121,18 @@ begin
   hint := case when state = 'warn'
     then 'A process died with units it had not handed out: select * from stepquota.list_open_workflow_step_batches();' end;
   return next;
+
+  item := 'event consumers';
+  select count(*), min(c.claimed_at), string_agg(format('%s (claimed %s, %s behind, %s not acknowledged)', c.consumer,
+           stepquota._format_moment(c.claimed_at), greatest(o.last_position - c.position, 0),
+           (select count(*) from stepquota.quota_event_claims l where l.consumer = c.consumer)), ', ' order by c.claimed_at, c.consumer)
+    into v_count, v_oldest, v_missing
+    from stepquota.quota_event_consumers c, stepquota.quota_event_order o;
+  state := case when v_oldest < v_now - interval '1 hour' then 'warn' else 'ok' end;
+  detail := case when v_count = 0 then 'none' else v_missing end;
+  hint := case when state = 'warn'
+    then 'One has not claimed for over an hour: start it, or select stepquota.remove_quota_event_consumer(''its name'');' end;
+  return next;
 end;
 $status$;
 

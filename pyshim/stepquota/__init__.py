@@ -163,9 +163,11 @@ __all__ = [
     "WorkflowStepUsageReconciliation",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -174,6 +176,7 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
     "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
@@ -188,6 +191,7 @@ __all__ = [
     "reinstate_tenant",
     "release_tenant",
     "release_workflow_run",
+    "remove_quota_event_consumer",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -235,6 +239,10 @@ resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
+claim_quota_events = _sync(calls.claim_quota_events)
+acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)

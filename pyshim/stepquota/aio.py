@@ -12,9 +12,11 @@ from .execution import asynchronous as _async
 
 __all__ = [
     "Reserver",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -23,6 +25,7 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
     "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
@@ -37,6 +40,7 @@ __all__ = [
     "reinstate_tenant",
     "release_tenant",
     "release_workflow_run",
+    "remove_quota_event_consumer",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -84,6 +88,10 @@ resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _async(calls.forecast_workflow_step_usage)
+claim_quota_events = _async(calls.claim_quota_events)
+acknowledge_quota_events = _async(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)

@@ -14,12 +14,14 @@ from uuid import UUID
 __all__ = [
     "CronJob",
     "Enforcement",
+    "EventLevel",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "QuotaEvent",
     "QuotaExplanation",
     "RemovedCronJob",
     "ResumeReason",
@@ -46,6 +48,7 @@ __all__ = [
     "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
 ]
 
@@ -76,6 +79,7 @@ Enforcement: TypeAlias = Literal["enforce", "shadow"]
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
+EventLevel: TypeAlias = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +396,32 @@ class WorkflowRunQuotaPause:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaEvent:
+    """An event that was handed to a consumer.
+
+    Attributes:
+        tenant: whose it is; empty for what concerns all.
+        event_id: its number, to acknowledge it by.
+        event_type: what happened.
+        run_id: the run, where it is about one.
+        details: the circumstances, an object; its fields depend on the type.
+        created_at: when it was recorded.
+        delivery: how many times this consumer was handed it, from 1.
+        leased_until: from when on it is handed out again.
+    """
+
+    tenant: str
+    event_id: int
+    event_type: str
+    level: EventLevel
+    run_id: str | None
+    details: Any
+    created_at: datetime
+    delivery: int
+    leased_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaExplanation:
     """One line of the explanation of a tenant's quota.
 
@@ -510,6 +540,38 @@ class WorkflowStepGrant:
     closed_at: datetime | None
     closed_because: str | None
     closed_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageForecast:
+    """When a tenant's quota will be used up, if it goes on as it does.
+
+    Attributes:
+        as_of: the moment that it was made.
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        units_per_hour: the mean of the last six hours; None if not even one is known.
+        exhausts_at: when the quota is used up at the expected pace; as_of if it is, None if it
+            lasts until the period's end or too little is known.
+        exhausts_at_low: the earliest, if it goes as fast as may be expected; None likewise.
+        exhausts_at_high: the latest, if it goes as slowly; None likewise.
+        lasts: whether it lasts until the period's end at the expected pace; None if too little is
+            known.
+        history_hours: how many hours it rests on, at most 168.
+    """
+
+    tenant: str
+    as_of: datetime
+    period_start: datetime
+    period_end: datetime
+    used_count: int
+    effective_limit: int | None
+    units_per_hour: float | None
+    exhausts_at: datetime | None
+    exhausts_at_low: datetime | None
+    exhausts_at_high: datetime | None
+    lasts: bool | None
+    history_hours: int
 
 
 @dataclass(frozen=True, slots=True)

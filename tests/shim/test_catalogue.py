@@ -43,13 +43,20 @@ PARTS = {
     "resume_due_tenant",
 }
 # For the one who keeps tables in order; tick() calls them.
-MAINTENANCE = {"make_ledger_partitions", "tend_workflow_step_batches"}
+MAINTENANCE = {
+    "make_ledger_partitions",
+    "order_quota_events",
+    "record_due_alerts",
+    "sample_workflow_step_usage",
+    "tend_workflow_step_batches",
+}
 
 PYTHON_TYPES: dict[str, Any] = {
     "text": str,
     "boolean": bool,
     "integer": int,
     "bigint": int,
+    "double precision": float,
     "uuid": UUID,
     "timestamp with time zone": datetime,
     "date": date,

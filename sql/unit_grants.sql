@@ -28,8 +28,8 @@ $_count_granted_units$;
 
 -- Charges to the grants what was used past the limit of the quota's period, and has not been charged
 -- yet; and closes those that have ended. p_next is the quota that replaces it; the same period if it
--- stays. Where usage is carried over into another period, nothing has ended: what was charged goes along,
--- and so do grants without an end of their own. Answers whether anything changed.
+-- stays. Where usage is carried over into another period, the period has not ended: what was charged goes
+-- along, and so do grants without an end of their own. Answers whether anything changed.
 -- Locks: the caller holds the quota row FOR NO KEY UPDATE; the period's lanes in key order, waiting, if
 -- there is anything to charge.
 create or replace function stepquota._settle_grants(
@@ -40,34 +40,22 @@ language plpgsql
 volatile
 as $_settle_grants$
 declare
-  v_is_over boolean := p_next.period_start <> p_old.period_start;
+  v_is_over boolean := p_next.period_start <> p_old.period_start and not p_is_carried;
+  v_is_due boolean;
   v_left bigint;
   v_charged bigint := 0;
   v_grant stepquota.workflow_step_grants;
   v_charge bigint;
   v_end text;
 begin
-  if v_is_over and p_is_carried then
-    update stepquota.workflow_step_grants g set period_start = p_next.period_start
-     where g.tenant = p_old.tenant and g.closed_at is null and g.expires_at is null
-       and g.period_start = p_old.period_start;
-    insert into stepquota.workflow_step_usage_periods
-      (tenant, period_start, period_end, period_source, effective_limit, created_at, spent_grant_units)
-    select p_next.tenant, p_next.period_start, p_next.period_end, p_next.period_source, p_next.effective_limit, p_now,
-           p.spent_grant_units
-      from stepquota.workflow_step_usage_periods p
-     where p.tenant = p_old.tenant and p.period_start = p_old.period_start
-    on conflict (tenant, period_start) do update set spent_grant_units = excluded.spent_grant_units;
-    return true;
-  end if;
-  if not exists (
+  v_is_due := exists (
     select 1 from stepquota.workflow_step_grants g
      where g.tenant = p_old.tenant and g.closed_at is null
-       and (v_is_over or g.expires_at <= p_now or g.grant_id = p_revoked_id)
-  ) then
+       and (v_is_over or g.expires_at <= p_now or g.grant_id = p_revoked_id));
+  if not v_is_due and not p_is_carried then
     return false;
   end if;
-  if p_old.step_limit is not null then
+  if v_is_due and p_old.step_limit is not null then
     if v_is_over then
       -- Closed at what they have used: who still reserves there starts over.
       perform stepquota._deal_lanes(p_old.tenant, p_old.period_start, 0);
@@ -84,7 +72,7 @@ begin
   end if;
   for v_grant in
     select g.* from stepquota.workflow_step_grants g
-     where g.tenant = p_old.tenant and g.closed_at is null and g.granted_at < p_old.period_end
+     where v_is_due and g.tenant = p_old.tenant and g.closed_at is null
      order by coalesce(g.expires_at, p_old.period_end), g.granted_at, g.grant_id
   loop
     v_charge := least(v_grant.units - v_grant.spent_units, coalesce(v_left, 0));
@@ -108,6 +96,18 @@ begin
   if v_charged > 0 then
     update stepquota.workflow_step_usage_periods p set spent_grant_units = p.spent_grant_units + v_charged
      where p.tenant = p_old.tenant and p.period_start = p_old.period_start;
+  end if;
+  if p_is_carried then
+    update stepquota.workflow_step_grants g set period_start = p_next.period_start
+     where g.tenant = p_old.tenant and g.closed_at is null and g.expires_at is null
+       and g.period_start = p_old.period_start;
+    insert into stepquota.workflow_step_usage_periods
+      (tenant, period_start, period_end, period_source, effective_limit, created_at, spent_grant_units)
+    select p_next.tenant, p_next.period_start, p_next.period_end, p_next.period_source, p_next.effective_limit, p_now,
+           p.spent_grant_units
+      from stepquota.workflow_step_usage_periods p
+     where p.tenant = p_old.tenant and p.period_start = p_old.period_start
+    on conflict (tenant, period_start) do update set spent_grant_units = excluded.spent_grant_units;
   end if;
   return true;
 end;
@@ -168,7 +168,7 @@ $grant_workflow_steps$;
 
 -- Takes back what is left of a grant; what was used of it stays used. One that has ended is left as it is.
 -- Locks: the quota row FOR NO KEY UPDATE; the period's lanes in key order, waiting; then as
--- _refresh_and_resume. SQLSTATEs: WQ001, WQ030.
+-- _refresh_and_resume. SQLSTATEs: WQ001, WQ040.
 create or replace function stepquota.revoke_workflow_step_grant(p_tenant text, p_grant_id uuid, p_reason text)
 returns stepquota.workflow_step_grants
 language plpgsql
@@ -193,7 +193,7 @@ begin
    where g.tenant = p_tenant and g.grant_id = p_grant_id;
   if not found then
     raise exception using
-      errcode = 'WQ030',
+      errcode = 'WQ040',
       message = 'the tenant has no such grant',
       detail = format('Tenant %L, grant %s.', p_tenant, p_grant_id),
       hint = 'select * from stepquota.workflow_step_grants has all of them.';
@@ -222,4 +222,4 @@ comment on function stepquota._settle_grants(stepquota.workflow_step_quotas, ste
 comment on function stepquota.grant_workflow_steps(text, bigint, text, timestamptz, text) is
   'Gives a tenant p_units steps on top of its limit, for the reason given, until p_expires_at (NULL: the end of its current period), and resumes what can go on in the same transaction. Each unit is used once, after the period''s own limit; what is left goes along into later periods until it expires. p_grant_key, such as a payment''s id, makes it safe to call again: the same key gives nothing more and answers the grant as it is. WQ001 bad arguments.';
 comment on function stepquota.revoke_workflow_step_grant(text, uuid, text) is
-  'Takes back what is left of a grant, for the reason given; what was used of it stays used. Answers the grant; one that has ended is left as it is. WQ001 bad arguments, WQ030 no such grant.';
+  'Takes back what is left of a grant, for the reason given; what was used of it stays used. Answers the grant; one that has ended is left as it is. WQ001 bad arguments, WQ040 no such grant.';

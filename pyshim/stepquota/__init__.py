@@ -32,6 +32,7 @@ from .errors import (
     InvalidPolicyValue,
     MalformedStripeObject,
     MissingDefaultTier,
+    OtherStripeAccount,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -40,6 +41,9 @@ from .errors import (
     StalePause,
     StepAlreadyFinished,
     StepquotaError,
+    StripeListingIncomplete,
+    StripeSyncRunning,
+    TooManyUnseen,
     UnknownBatch,
     UnknownGrant,
     UnknownPeriod,
@@ -62,6 +66,7 @@ from .results import (
     PauseReason,
     PeriodSource,
     PolicyChange,
+    ProblemLevel,
     QuotaExplanation,
     RemovedCronJob,
     ResumeReason,
@@ -73,6 +78,8 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    StripeProblem,
+    StripeSyncHealth,
     Tenant,
     TierLimitChange,
     Verdict,
@@ -110,9 +117,11 @@ __all__ = [
     "MalformedStripeObject",
     "MissingDefaultTier",
     "OpenWorkflowStepBatch",
+    "OtherStripeAccount",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaExplanation",
     "RemovedCronJob",
     "ReservationLost",
@@ -134,9 +143,14 @@ __all__ = [
     "StepStatus",
     "StepquotaError",
     "StripeAction",
+    "StripeListingIncomplete",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
+    "StripeSyncRunning",
     "Tenant",
     "TierLimitChange",
+    "TooManyUnseen",
     "UnknownBatch",
     "UnknownGrant",
     "UnknownPeriod",
@@ -167,6 +181,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
@@ -192,6 +207,7 @@ __all__ = [
     "release_tenant",
     "release_workflow_run",
     "remove_quota_event_consumer",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -206,8 +222,10 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unmap_stripe_customer",
     "verify_all",
     "version",
     "workflow_run_quota_pause",
@@ -254,6 +272,10 @@ revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)
+unmap_stripe_customer = _sync(calls.unmap_stripe_customer)
+requeue_stripe_events = _sync(calls.requeue_stripe_events)
+stripe_sync_health = _sync(calls.stripe_sync_health)
+check_stripe = _sync(calls.check_stripe)
 apply_stripe_object = _sync(calls.apply_stripe_object)
 enable_cron = _sync(calls.enable_cron)
 disable_cron = _sync(calls.disable_cron)

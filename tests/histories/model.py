@@ -34,6 +34,8 @@ class Usage:
     carried: int = 0
     counted: int = 0
     unledgered: int = 0
+    # Units charged to grants.
+    spent: int = 0
 
     @property
     def used(self) -> int:
@@ -45,6 +47,21 @@ class Usage:
         granted = units if left >= units else left if partly else 0
         self.counted += granted
         return granted
+
+
+@dataclass
+class Grant:
+    """Units on top of the limit, of a period or until some moment."""
+
+    granted_at: datetime
+    units: int
+    period_start: datetime
+    expires_at: datetime | None
+    spent: int = 0
+    is_closed: bool = False
+
+    def has_ended(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass
@@ -197,6 +214,7 @@ class Model:
         periods: What is used, by the period's start.
         runs: By run id.
         is_held, is_suspended: What stops all its runs.
+        grants: In the order in which they were given.
         modes: Whether it is in shadow mode, by its own setting (None: none) and by policy.
     """
 
@@ -212,6 +230,8 @@ class Model:
     is_held: bool = False
     is_suspended: bool = False
     modes: dict[str, str | None] = field(default_factory=lambda: {"own": None, "policy": "enforce"})
+    grants: list[Grant] = field(default_factory=list)
+    decided_limit: int | None = None
     would_pause: set[tuple[datetime, str]] = field(default_factory=set)
 
     @property
@@ -228,22 +248,64 @@ class Model:
 
     @property
     def limit(self) -> int | None:
-        """The limit of the present period."""
+        """The limit of the present period, with grants."""
+        return None if self.own_limit is None else self.own_limit + self.granted
+
+    @property
+    def own_limit(self) -> int | None:
+        """The limit of the present period, without grants."""
         assert self.period is not None
         if self.period[2] is None or self.price_limit == "absent":
             return self.tiers[self.plan]
         return self.price_limit
 
+    @property
+    def granted(self) -> int:
+        """What grants add: what is left of them, and what was charged to them in this period."""
+        return self.usage.spent + sum(g.units - g.spent for g in self.grants if not g.is_closed)
+
+    def settle(self, is_over: bool, revoked: Grant | None = None) -> None:
+        """Charge what was used past the limit to the grants, if it or one of them has ended.
+
+        The limit is the one that was decided by, not that of edits since.
+        """
+        opened = [g for g in self.grants if not g.is_closed]
+        if not any(is_over or g is revoked or g.has_ended(self.now) for g in opened):
+            return
+        assert self.period is not None
+        limit = self.decided_limit
+        left = 0 if limit is None else max(self.usage.used - limit - self.usage.spent, 0)
+        end = self.period[1]
+        for grant in sorted(opened, key=lambda g: (g.expires_at or end, g.granted_at)):
+            charge = min(grant.units - grant.spent, left)
+            left -= charge
+            grant.spent += charge
+            self.usage.spent += charge
+            grant.is_closed = (
+                grant is revoked
+                or grant.has_ended(self.now)
+                or (is_over and (grant.expires_at is None or grant.spent == grant.units))
+            )
+
     def look(self) -> None:
         """See which period it is; usage goes along where a period is replaced while it runs."""
         new, old = self._find_period(), self.period
+        is_carried = False
         if old and new[0] != old[0] and new[0] < old[1] and old[0] < new[1]:
             is_same = new[2] is not None and new[2] == old[2]
-            if self.carries["moved" if is_same else "other"]:
-                # What was counted here before had been carried there.
-                usage = self.periods[new[0]]
-                usage.carried = max(self.periods[old[0]].used - usage.counted, 0)
+            is_carried = self.carries["moved" if is_same else "other"]
+        if old:
+            self.settle(is_over=new[0] != old[0] and not is_carried)
+        if old and is_carried:
+            # What was counted here before had been carried there.
+            usage = self.periods[new[0]]
+            usage.carried = max(self.periods[old[0]].used - usage.counted, 0)
+            usage.spent = self.periods[old[0]].spent
+            for grant in self.grants:
+                if grant.expires_at is None and grant.period_start == old[0]:
+                    grant.period_start = new[0]
         self.period = new
+        self.decided_limit = self.own_limit
 
     def _find_period(self) -> Period:
         period = self.subscription and self.subscription.period_at(self.now)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from psycopg.pq import TransactionStatus
 
 from harness.databases import Database
-from histories.model import Model
+from histories.model import Grant, Model
 from histories.steps import Step, next_steps, step
 
 Row = dict[str, Any]
@@ -68,6 +68,10 @@ select jsonb_build_object(
     select jsonb_agg(jsonb_build_array(r.run_id, to_jsonb(r.unentered_paths), r.status,
                                        cardinality(r.deliveries)) order by r.created_at, r.run_id)
       from stepquota.workflow_run_resumptions r),
+  'grants', (
+    select jsonb_agg(jsonb_build_array(g.units, g.spent_units, g.closed_at is not null)
+                     order by g.granted_at)
+      from stepquota.workflow_step_grants g),
   'would_pause', (
     select jsonb_agg(jsonb_build_array(extract(epoch from p.period_start), p.run_id)
                      order by p.period_start, p.run_id)
@@ -225,6 +229,9 @@ class Quotas(RuleBasedStateMachine):
             [run_id, r.unentered, r.status, len(r.deliveries)]
             for run_id, r in sorted(resumptions, key=lambda of: (of[1].created_at, of[0]))
         ]
+        assert (state["grants"] or []) == [
+            [grant.units, grant.spent, grant.is_closed] for grant in model.grants
+        ]
         assert (state["would_pause"] or []) == [
             [start.timestamp(), run_id] for start, run_id in sorted(model.would_pause)
         ]
@@ -331,6 +338,42 @@ class Quotas(RuleBasedStateMachine):
     def lift_limits(self) -> None:
         """No limit from anywhere."""
         self.set_tier_limit(self.model.plan, None)
+
+    @step(
+        units=st.sampled_from([1, 2, 5]),
+        days=st.sampled_from([None, None, 1, 3, 20, 50]),
+    )
+    def grant(self, units: int, days: int | None) -> None:
+        """A courtesy, or a pack for some days; asked for twice, it is given once."""
+        model = self.model
+        model.look()
+        assert model.period is not None
+        expires_at = None if days is None else model.now + timedelta(days=days)
+        model.grants.append(Grant(model.now, units, model.period[0], expires_at))
+        self.look_and_resume()
+        arguments = (TENANT, units, "because", expires_at, f"key {model.now.isoformat()}")
+        (first,) = self.call("grant_workflow_steps", *arguments)
+        model.look()
+        (second,) = self.call("grant_workflow_steps", *arguments)
+        assert (first["units"], first["grant_id"]) == (units, second["grant_id"])
+
+    @step(which=st.integers(0, 3))
+    def revoke(self, which: int) -> None:
+        """One of the latest grants, or one that has ended."""
+        self.model.look()
+        if which >= len(self.model.grants):
+            return
+        grant = self.model.grants[-1 - which]
+        grant_id = self.value(
+            "select grant_id from stepquota.workflow_step_grants order by granted_at desc"
+            " limit 1 offset %s",
+            which,
+        )
+        if not grant.is_closed:
+            self.model.settle(False, grant)
+            self.look_and_resume()
+        (answer,) = self.call("revoke_workflow_step_grant", TENANT, grant_id, "because")
+        assert (answer["spent_units"], answer["closed_at"] is None) == (grant.spent, False)
 
     @step(which=st.sampled_from(["own", "policy"]), mode=st.sampled_from(["enforce", "shadow"]))
     def set_mode(self, which: str, mode: str) -> None:

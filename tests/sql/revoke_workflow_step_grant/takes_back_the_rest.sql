@@ -17,8 +17,8 @@ create temp table two as select reason, grant_id from (select * from stepquota.g
 select is((select granted from stepquota.reserve_workflow_steps('acme', 4)), 4::bigint, 'two past the limit');
 select is((select spent_units from stepquota.revoke_workflow_step_grant('acme', (select grant_id from two where reason = 'late'), 'x')), 0::bigint, 'the later one was not touched');
 select is((select array[effective_limit, granted_units] from stepquota.resolve_workflow_step_quota('acme')), array[5, 3]::bigint[], 'one is left of the other');
-select refuses($$select stepquota.revoke_workflow_step_grant('acme', '00000000-0000-0000-0000-000000000001', 'x')$$, 'WQ030', 'an unknown grant');
-select refuses(format($$select stepquota.revoke_workflow_step_grant('other', %L, 'x')$$, (select grant_id from gift)), 'WQ030', 'another tenant''s');
+select refuses($$select stepquota.revoke_workflow_step_grant('acme', '00000000-0000-0000-0000-000000000001', 'x')$$, 'WQ040', 'an unknown grant');
+select refuses(format($$select stepquota.revoke_workflow_step_grant('other', %L, 'x')$$, (select grant_id from gift)), 'WQ040', 'another tenant''s');
 select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
 select * from finish();
 rollback;

@@ -63,7 +63,7 @@ begin
       from (select t.tenant, h.inputs_hash,
                    t.inputs_hash is distinct from h.inputs_hash or q.tenant is null as is_edited,
                    -- Where the mark says that all is used up, it need not be counted.
-                   q.effective_limit is null
+                   q.effective_limit is null or q.enforcement = 'shadow'
                      or q.exhausted_at_count is null
                         and stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit as has_units_left,
                    coalesce(q.reported_period_start = q.period_start and 'quota_exhausted' = any (q.reported), false)

@@ -18,17 +18,24 @@ declare
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
-      "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
+      "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
+      "spread_stripe_changes", "tend_stripe_events", "requeue_stripe_events", "stripe_sync_health", "check_stripe",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
       "check_cron", "list_cron_jobs"],
     "stepquota_sync": [
-      "version", "apply_stripe_object", "map_stripe_customer", "status"],
+      "version", "apply_stripe_object", "map_stripe_customer", "unmap_stripe_customer", "status",
+      "record_stripe_events", "claim_stripe_events", "finish_stripe_events", "fail_stripe_events",
+      "requeue_stripe_events", "bind_stripe_mirror", "list_stripe_witnesses", "begin_stripe_catch_up",
+      "finish_stripe_catch_up", "begin_stripe_sync", "store_stripe_page", "list_unseen_stripe_objects",
+      "finish_stripe_sync", "release_stripe_sync", "stripe_sync_health", "check_stripe", "tend_stripe_events",
+      "spread_stripe_changes", "resume_scan", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
+      "finish_resume_scan", "get_scan_seconds", "check_batch_size"],
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
-      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
+      "stripe_sync_health", "check_stripe", "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
       "list_cron_jobs"]
   }$json$;
   v_role text;

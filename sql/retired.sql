@@ -6,3 +6,11 @@ drop function if exists stepquota._take_unit(text, stepquota._found_quota, integ
 drop function if exists stepquota._take_unit(text, integer, timestamptz);
 drop function if exists stepquota._describe_taken_unit(stepquota.workflow_step_quotas, integer, bigint, bigint);
 drop function if exists stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint);
+drop function if exists stepquota._store_stripe_product(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._store_stripe_price(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._store_stripe_customer(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._store_stripe_subscription(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._list_subscription_with_items(text);
+drop function if exists stepquota._store_stripe_items(jsonb, text, timestamptz, timestamptz);
+drop function if exists stepquota._list_stripe_tenants(text, text);
+drop function if exists stepquota._store_stripe_object(jsonb, timestamptz);

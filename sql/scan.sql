@@ -288,8 +288,8 @@ begin
 end;
 $check_batch_size$;
 
--- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed. For any
+-- All that is due: waits whose time has come, changes of shared prices, the scan, the ledger's partitions ahead, batches
+-- that were left open or are long closed, old events of Stripe. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
@@ -300,11 +300,21 @@ begin
     commit;
   end loop;
   commit;
+  loop
+    exit when stepquota.spread_stripe_changes(1000) = 0;
+    commit;
+  end loop;
+  commit;
   call stepquota.resume_scan();
   perform stepquota.make_ledger_partitions();
   commit;
   loop
     exit when stepquota.tend_workflow_step_batches(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.tend_stripe_events(10000) < 10000;
     commit;
   end loop;
   commit;
@@ -323,4 +333,4 @@ comment on function stepquota.check_batch_size(integer) is 'For resume_scan: rai
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, changes of shared prices, resume_scan, ledger partitions, batches, old events of Stripe. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

@@ -31,6 +31,7 @@ from .errors import (
     InvalidArgument,
     InvalidPolicyValue,
     MalformedStripeObject,
+    OtherStripeAccount,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -39,6 +40,9 @@ from .errors import (
     StalePause,
     StepAlreadyFinished,
     StepquotaError,
+    StripeListingIncomplete,
+    StripeSyncRunning,
+    TooManyUnseen,
     UnknownBatch,
     UnknownPeriod,
     UnknownPolicy,
@@ -59,6 +63,7 @@ from .results import (
     PauseReason,
     PeriodSource,
     PolicyChange,
+    ProblemLevel,
     QuotaExplanation,
     RemovedCronJob,
     ResumeReason,
@@ -69,6 +74,8 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    StripeProblem,
+    StripeSyncHealth,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -102,9 +109,11 @@ __all__ = [
     "LimitSource",
     "MalformedStripeObject",
     "OpenWorkflowStepBatch",
+    "OtherStripeAccount",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaExplanation",
     "RemovedCronJob",
     "ReservationLost",
@@ -125,8 +134,13 @@ __all__ = [
     "StepStatus",
     "StepquotaError",
     "StripeAction",
+    "StripeListingIncomplete",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
+    "StripeSyncRunning",
     "TierLimitChange",
+    "TooManyUnseen",
     "UnknownBatch",
     "UnknownPeriod",
     "UnknownPolicy",
@@ -154,6 +168,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -169,6 +184,7 @@ __all__ = [
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -181,7 +197,9 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "tick",
+    "unmap_stripe_customer",
     "verify_all",
     "version",
     "workflow_run_quota_pause",
@@ -214,6 +232,10 @@ set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)
+unmap_stripe_customer = _sync(calls.unmap_stripe_customer)
+requeue_stripe_events = _sync(calls.requeue_stripe_events)
+stripe_sync_health = _sync(calls.stripe_sync_health)
+check_stripe = _sync(calls.check_stripe)
 apply_stripe_object = _sync(calls.apply_stripe_object)
 enable_cron = _sync(calls.enable_cron)
 disable_cron = _sync(calls.disable_cron)

@@ -15,6 +15,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -30,6 +31,7 @@ __all__ = [
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -42,7 +44,9 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "tick",
+    "unmap_stripe_customer",
     "verify_all",
     "version",
     "workflow_run_quota_pause",
@@ -75,6 +79,10 @@ set_tenant_plan = _async(calls.set_tenant_plan)
 set_tier_limit = _async(calls.set_tier_limit)
 set_policy = _async(calls.set_policy)
 map_stripe_customer = _async(calls.map_stripe_customer)
+unmap_stripe_customer = _async(calls.unmap_stripe_customer)
+requeue_stripe_events = _async(calls.requeue_stripe_events)
+stripe_sync_health = _async(calls.stripe_sync_health)
+check_stripe = _async(calls.check_stripe)
 apply_stripe_object = _async(calls.apply_stripe_object)
 enable_cron = _async(calls.enable_cron)
 disable_cron = _async(calls.disable_cron)

@@ -17,6 +17,8 @@ declare
   v_count bigint;
   v_oldest timestamptz;
   v_stripe record;
+  -- The feeders' moments are the real clock's.
+  v_clock timestamptz := clock_timestamp();
 begin
   select p.* into v_policy from stepquota.policy p;
 
@@ -116,9 +118,9 @@ begin
   state := case
     when v_stripe.livemode is null then 'info'
     when v_stripe.dead_events > 0 then 'error'
-    when v_stripe.oldest_pending_at < clock_timestamp() - interval '5 minutes'
-      or coalesce(v_stripe.last_catch_up_at, '-infinity') < clock_timestamp() - interval '15 minutes'
-      or coalesce(v_stripe.last_full_sync_at, '-infinity') < clock_timestamp() - interval '26 hours' then 'warn'
+    when v_stripe.oldest_pending_at < v_clock - interval '5 minutes'
+      or coalesce(v_stripe.last_catch_up_at, '-infinity') < v_clock - interval '15 minutes'
+      or coalesce(v_stripe.last_full_sync_at, '-infinity') < v_clock - interval '26 hours' then 'warn'
     else 'ok' end;
   detail := case when v_stripe.livemode is null then 'not set up'
     else format('%s events to work off, %s dead; last catch-up %s, last full sync %s', v_stripe.pending_events,

@@ -265,7 +265,7 @@ begin
 end;
 $store_stripe_page$;
 
--- After a complete listing: objects of the mirror that were not on it and are older than it. Each is
+-- After a complete listing: objects of the mirror that were not on it, and were written before it. Each is
 -- to be asked for before it is taken for deleted; those on test clocks are never listed. If they are
 -- more than 20 and more than a tenth of their type, something else is wrong, and nothing is answered
 -- unless p_force.
@@ -328,15 +328,15 @@ returns table (object_type text, object_id text, is_on_test_clock boolean, is_un
 language sql
 stable
 as $_list_live_stripe_objects$
-  with live (object_type, object_id, created_at, fetched_at, is_on_test_clock) as (
-    select 'product', p.id, p.created_at, p.fetched_at, false from stepquota.stripe_products p where p.deleted_at is null
+  with live (object_type, object_id, fetched_at, is_on_test_clock) as (
+    select 'product', p.id, p.fetched_at, false from stepquota.stripe_products p where p.deleted_at is null
     union all
-    select 'price', p.id, p.created_at, p.fetched_at, false from stepquota.stripe_prices p where p.deleted_at is null
+    select 'price', p.id, p.fetched_at, false from stepquota.stripe_prices p where p.deleted_at is null
     union all
-    select 'customer', c.id, c.created_at, c.fetched_at, c.is_on_test_clock
+    select 'customer', c.id, c.fetched_at, c.is_on_test_clock
       from stepquota.stripe_customers c where c.deleted_at is null
     union all
-    select 'subscription', s.id, s.created_at, s.fetched_at, s.is_on_test_clock
+    select 'subscription', s.id, s.fetched_at, s.is_on_test_clock
       from stepquota.stripe_subscriptions s where s.deleted_at is null
   ),
   seen as (
@@ -346,7 +346,6 @@ as $_list_live_stripe_objects$
   )
   select l.object_type, l.object_id, l.is_on_test_clock,
          s.object_id is null and l.fetched_at < p_started_at
-           and (l.created_at is null or l.created_at < p_started_at)
     from live l
     left join (select distinct e.object_type, e.object_id from seen e) s
       on s.object_type = l.object_type and s.object_id = l.object_id;

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import psycopg
-import pytest
 
 from stepquota.demo.stripe_fake import StripeFake
-from stepquota.problems import Problem
-from stepquota.stripe_sync.api import StripeApi, StripeRefused, StripeUnavailable
+from stepquota.stripe_sync.api import StripeApi
 from stepquota.stripe_sync.catch_up import catch_up
-from stepquota.stripe_sync.full_sync import Progress, full_sync
+from stepquota.stripe_sync.full_sync import full_sync
 from stepquota.stripe_sync.mirror import Mirror
-from stepquota.stripe_sync.settings import ApiSettings, Secret
-from stepquota.stripe_sync.work import open_mirror, work_off, work_off_all
+from stepquota.stripe_sync.work import work_off_all
 
-from .conftest import KEY, MakeMirror, limit_of, mirror_rows, subscribe
+from .conftest import limit_of, subscribe
 
 
 def test_a_full_sync_brings_limits(

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
-from stripe import HTTPClient
 
 from harness.databases import Database
 from harness.servers import EMBEDDED18
@@ -22,7 +21,9 @@ from histories.test_histories import OTHERS, SECONDS, USUAL
 from stepquota.demo.stripe_fake import StripeFake, serve
 from stepquota.stripe_sync import api
 from stepquota.stripe_sync.settings import ApiSettings, Secret
-from stripe_sync.machine import Account, Bench
+from stripe import HTTPClient
+
+from .machine import Account, Bench
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def bench(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench
 
 def test_histories(bench: Bench) -> None:
     # The rules are the same everywhere, and the older server takes three times as long.
-    usual = settings(USUAL, max_examples=15 if bench.database.server.name == EMBEDDED18 else 3)
+    usual = settings(USUAL, max_examples=10 if bench.database.server.name == EMBEDDED18 else 2)
     until = time.monotonic() + SECONDS
     factory: Any = partial(Account, bench)
     run_state_machine_as_test(factory, settings=usual)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-import stripe
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+import stripe
 from harness.databases import Database
 from histories.quotas import clear
 from histories.steps import Step, next_steps, step
@@ -24,11 +24,12 @@ from stepquota.problems import Problem
 from stepquota.stripe_sync.api import StripeApi, StripeUnavailable
 from stepquota.stripe_sync.catch_up import catch_up, read_event
 from stepquota.stripe_sync.full_sync import full_sync
-from stepquota.stripe_sync.mirror import Mirror
+from stepquota.stripe_sync.mirror import Mirror, Source
 from stepquota.stripe_sync.settings import ApiSettings
 from stepquota.stripe_sync.work import open_mirror, work_off, work_off_all
-from stripe_sync.fragile import Killed, connect_fragile
-from stripe_sync.mirrored import read_fake, read_mirror
+
+from .fragile import Killed, connect_fragile
+from .mirrored import read_fake, read_mirror
 
 TENANTS = ("acme", "globex", "initech")
 SECRET = "whsec_histories"
@@ -275,7 +276,7 @@ class Account(RuleBasedStateMachine):
             body.decode(), headers["Stripe-Signature"], SECRET, 300
         )
         event = json.loads(body)
-        source = "webhook" if event["object"] == "event" else "thin"
+        source: Source = "webhook" if event["object"] == "event" else "thin"
         self.mirror.record([read_event(event)], source)
         return 200
 

@@ -23,14 +23,14 @@ class FragileConnection(psycopg.Connection[Any]):
 
     statements_left: int | None = None
 
-    def wait(self, gen: PQGen[Any], interval: float = 0.1) -> Any:
+    def wait(self, gen: PQGen[Any], *arguments: Any, **named: Any) -> Any:
         """Everything that is sent to the server passes here."""
         if self.statements_left == 0:
             self.pgconn.finish()
             raise Killed
         if self.statements_left is not None:
             self.statements_left -= 1
-        return super().wait(gen, interval)
+        return super().wait(gen, *arguments, **named)
 
 
 def connect_fragile(database: Database, statements: int | None) -> FragileConnection:

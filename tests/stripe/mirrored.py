@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +91,26 @@ def read_fake(fake: StripeFake) -> Rows:
             for i in fake.items.values()
         },
     }
+
+
+def find_differences(
+    connection: psycopg.Connection[Any], fake: StripeFake, hidden: Set[str] = frozenset()
+) -> list[str]:
+    """Where the mirror says something else than the fake, in words.
+
+    Args:
+        connection: Where the mirror is.
+        fake: What is right.
+        hidden: Ids of objects of which the sync cannot know; it may.
+    """
+    mirror, right = read_mirror(connection), read_fake(fake)
+    return [
+        f"{name} {id}: the mirror has {mirror[name].get(id)}, right is {right[name].get(id)}"
+        for name in right
+        for id in sorted(mirror[name].keys() | right[name].keys())  # noqa: A001 - as Stripe calls it
+        if mirror[name].get(id) != right[name].get(id)
+        and not (id in hidden and id not in mirror[name])
+    ]
 
 
 def _moment(seconds: int | None) -> datetime | None:

@@ -598,36 +598,37 @@ begin
 end;
 $_store_stripe_items$;
 
--- The tenants whose quota an object has a say in. Of a price or product that very many subscriptions
--- have, those of the first so many only.
-create or replace function stepquota._list_stripe_tenants(
-  p_object_type text, p_object_id text, p_most_subscriptions integer, out tenants text[], out are_all boolean)
+-- The subscriptions that a customer, price or product has a say in. Of a price or product that very
+-- many have, the first so many only.
+create or replace function stepquota._list_stripe_subscriptions(
+  p_object_type text, p_object_id text, p_most integer, out subscription_ids text[], out are_all boolean)
 language plpgsql
 stable
-as $_list_stripe_tenants$
-declare
-  v_subscription_ids text[];
+as $_list_stripe_subscriptions$
 begin
-  v_subscription_ids := case p_object_type
-    when 'subscription' then array[p_object_id]
-    when 'customer' then array(
-      select s.id from stepquota.stripe_subscriptions s where s.customer_id = p_object_id)
-    when 'price' then array(
+  if p_object_type = 'customer' then
+    subscription_ids := array(
+      select s.id from stepquota.stripe_subscriptions s where s.customer_id = p_object_id);
+    are_all := true;
+    return;
+  end if;
+  if p_object_type = 'price' then
+    subscription_ids := array(
       select i.subscription_id
         from stepquota.stripe_subscription_items i
        where i.deleted_at is null and i.price_id = p_object_id
-       limit p_most_subscriptions + 1)
-    else array(
+       limit p_most + 1);
+  else
+    subscription_ids := array(
       select i.subscription_id
         from stepquota.stripe_prices p
         join stepquota.stripe_subscription_items i on i.price_id = p.id
        where i.deleted_at is null and p.product_id = p_object_id
-       limit p_most_subscriptions + 1)
-  end;
-  are_all := p_object_type in ('subscription', 'customer') or cardinality(v_subscription_ids) <= p_most_subscriptions;
-  tenants := array(select t from stepquota._name_tenants_of_subscriptions(v_subscription_ids) t);
+       limit p_most + 1);
+  end if;
+  are_all := cardinality(subscription_ids) <= p_most;
 end;
-$_list_stripe_tenants$;
+$_list_stripe_subscriptions$;
 
 -- Whose these subscriptions are: the application's word, the customer's metadata, the subscription's.
 create or replace function stepquota._name_tenants_of_subscriptions(p_subscription_ids text[])
@@ -723,8 +724,46 @@ begin
     return stepquota._store_stripe_subscription(p_object, p_fetched_at, v_deleted_at, p_role);
   end if;
   perform stepquota._refuse_stripe_object(p_object, 'it is expanded where another type belongs');
+  return null;
 end;
 $_store_stripe_object$;
+
+-- Whose the subscriptions and customers among these objects are now: an object of tenants by type and id.
+create or replace function stepquota._map_stripe_tenants(p_objects jsonb)
+returns jsonb
+language sql
+stable
+as $_map_stripe_tenants$
+  with named as (
+    select o.value ->> 'object' as object_type, o.value ->> 'id' as object_id
+      from jsonb_array_elements(p_objects) o
+     where o.value ->> 'object' in ('customer', 'subscription')
+    union
+    select 'customer', o.value #>> '{customer,id}'
+      from jsonb_array_elements(p_objects) o
+     where o.value ->> 'object' = 'subscription' and jsonb_typeof(o.value -> 'customer') = 'object'
+  ),
+  owned as (
+    select n.object_type, n.object_id, s.customer_id, s.metadata_tenant
+      from named n
+      join stepquota.stripe_subscriptions s on s.id = n.object_id
+     where n.object_type = 'subscription'
+    union
+    select n.object_type, n.object_id, s.customer_id, s.metadata_tenant
+      from named n
+      join stepquota.stripe_subscriptions s on s.customer_id = n.object_id
+     where n.object_type = 'customer'
+  )
+  select coalesce(jsonb_object_agg(m.key, m.tenants), '{}')
+    from (
+      select o.object_type || ' ' || o.object_id as key,
+             jsonb_agg(distinct coalesce(m.tenant, c.metadata_tenant, o.metadata_tenant)) as tenants
+        from owned o
+        left join stepquota.stripe_customer_tenants m on m.customer_id = o.customer_id
+        left join stepquota.stripe_customers c on c.id = o.customer_id
+       where coalesce(m.tenant, c.metadata_tenant, o.metadata_tenant) is not null
+       group by 1) m;
+$_map_stripe_tenants$;
 
 -- Stores objects with their parts, refreshes the quotas that they have a say in and resumes what can
 -- go on. For a price or product of more than policy.at_once_tenants subscriptions every stored quota
@@ -743,30 +782,34 @@ as $_apply_stripe_objects$
 declare
   v_part record;
   v_most integer;
-  v_before text[];
+  -- Whose it was before, in case the write takes it away from a tenant.
+  v_before jsonb := stepquota._map_stripe_tenants(p_objects);
   v_after record;
   v_tenants text[] := '{}'::text[];
+  v_subscription_ids text[] := '{}'::text[];
   v_shared text[] := '{}'::text[];
 begin
   select p.at_once_tenants into v_most from stepquota.policy p;
   for v_part in select p.* from stepquota._list_stripe_parts(p_objects, p_role) p loop
     object_type := v_part.object_type;
     object_id := v_part.object_id;
-    -- Whose it was before, in case the write takes it away from a tenant.
-    v_before := '{}';
-    if object_type in ('customer', 'subscription') then
-      v_before := (stepquota._list_stripe_tenants(object_type, object_id, v_most)).tenants;
-    end if;
     action := stepquota._store_stripe_object(object_type, v_part.object, p_fetched_at, v_part.part_role);
-    if action in ('inserted', 'updated', 'deleted') then
-      v_after := stepquota._list_stripe_tenants(object_type, object_id, v_most);
-      v_tenants := v_tenants || v_before || v_after.tenants;
-      if not v_after.are_all then
-        v_shared := v_shared || object_id;
+    if action not in ('stale', 'unchanged') then
+      v_tenants := v_tenants
+        || array(select t.value from jsonb_array_elements_text(v_before -> (object_type || ' ' || object_id)) t);
+      if object_type = 'subscription' then
+        v_subscription_ids := v_subscription_ids || object_id;
+      else
+        v_after := stepquota._list_stripe_subscriptions(object_type, object_id, v_most);
+        v_subscription_ids := v_subscription_ids || v_after.subscription_ids;
+        if not v_after.are_all then
+          v_shared := v_shared || object_id;
+        end if;
       end if;
     end if;
     return next;
   end loop;
+  v_tenants := v_tenants || array(select t from stepquota._name_tenants_of_subscriptions(v_subscription_ids) t);
   if p_role = 'listed' then
     v_tenants := array(select q.tenant from stepquota.workflow_step_quotas q where q.tenant = any (v_tenants));
   end if;
@@ -900,7 +943,8 @@ declare
 begin
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_name('p_customer', p_customer);
-  v_tenants := (stepquota._list_stripe_tenants('customer', p_customer, 1)).tenants;
+  v_tenants := array(select t from stepquota._name_tenants_of_subscriptions(
+    (stepquota._list_stripe_subscriptions('customer', p_customer, 1)).subscription_ids) t);
   select m.tenant into v_previous_tenant
     from stepquota.stripe_customer_tenants m
    where m.customer_id = p_customer
@@ -941,8 +985,9 @@ begin
   if v_tenant is not null then
     perform stepquota._record_event(v_tenant, 'customer_unmapped', 'info', null,
       jsonb_build_object('stripe_customer_id', p_customer, 'by', session_user), v_now);
-    perform stepquota._refresh_and_resume(
-      (stepquota._list_stripe_tenants('customer', p_customer, 1)).tenants || v_tenant, 'customer mapping', v_now);
+    perform stepquota._refresh_and_resume(array(select t from stepquota._name_tenants_of_subscriptions(
+      (stepquota._list_stripe_subscriptions('customer', p_customer, 1)).subscription_ids) t) || v_tenant,
+      'customer mapping', v_now);
   end if;
   return next;
 end;
@@ -972,7 +1017,8 @@ comment on function stepquota._store_stripe_customer(jsonb, timestamptz, timesta
 comment on function stepquota._store_stripe_subscription(jsonb, timestamptz, timestamptz, text) is 'Writes a subscription with its items.';
 comment on function stepquota._describe_subscription(stepquota.stripe_subscriptions, stepquota.stripe_subscription_items[], boolean) is 'A subscription and its items as one value.';
 comment on function stepquota._store_stripe_items(stepquota.stripe_subscriptions, stepquota.stripe_subscription_items[], boolean) is 'Writes the items of a subscription.';
-comment on function stepquota._list_stripe_tenants(text, text, integer) is 'The tenants whose quota an object has a say in.';
+comment on function stepquota._list_stripe_subscriptions(text, text, integer) is 'The subscriptions that an object has a say in.';
+comment on function stepquota._map_stripe_tenants(jsonb) is 'Whose the subscriptions and customers among these objects are.';
 comment on function stepquota._name_tenants_of_subscriptions(text[]) is 'Whose these subscriptions are.';
 comment on function stepquota._list_stripe_parts(jsonb, text) is 'Objects and what is expanded in them, in the order in which they are written.';
 comment on function stepquota._store_stripe_object(text, jsonb, timestamptz, text) is 'Writes one object without its parts.';

@@ -95,7 +95,7 @@ begin
       union all
       select 8, 'event is dead', 'error', e.object_type, e.object_id, null,
              format('event %s (%s) failed %s times: %s', e.id, e.event_type, e.attempts, left(e.last_error, 200)),
-             'Put the cause right, then run stepquota stripe work --requeue.'
+             'Put the cause right, then run stepquota stripe work with the option requeue, or requeue_stripe_events().'
         from stepquota.stripe_events e where e.status = 'dead'
     )
     select n.problem, n.level, n.object_type, n.object_id, n.tenant, n.detail, n.hint

@@ -55,7 +55,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_mirror jsonb := stepquota._read_stripe_state('mirror');
   v_event jsonb;
-  v_rows stepquota.stripe_events[] := '{}';
+  v_rows stepquota.stripe_events[] := '{}'::stepquota.stripe_events[];
   v_row stepquota.stripe_events;
   v_new text[];
 begin

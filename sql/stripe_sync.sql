@@ -312,7 +312,7 @@ begin
       errcode = 'WQ031',
       message = 'too many objects of the mirror were not listed',
       detail = format('Not listed: %s.', v_excess),
-      hint = 'Check that the key is the right account''s. If they are really gone, run it again with --force. Nothing was deleted.';
+      hint = 'Check that the key is the right account''s. If they are really gone, let it look at them with p_force (stepquota stripe sync: option force). Nothing was deleted.';
   end if;
   return query
     select l.object_type, l.object_id

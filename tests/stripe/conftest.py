@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -83,7 +90,7 @@ def limit_of(connection: psycopg.Connection, tenant: str) -> int | None:
 
 
 def mirror_rows(connection: psycopg.Connection) -> dict[str, dict[str, tuple[object, ...]]]:
-    """What the mirror says of each object that is not deleted, without the order guard's moments."""
+    """What the mirror says of each object that is not deleted."""
     columns = {
         "products": "metadata, name, active",
         "prices": "metadata, product_id, active, recurring_interval, recurring_interval_count",
@@ -97,7 +104,9 @@ def mirror_rows(connection: psycopg.Connection) -> dict[str, dict[str, tuple[obj
         table: {
             row[0]: row[1:]
             for row in connection.execute(
-                f"select id, {names} from stepquota.stripe_{table} where deleted_at is null".encode()
+                (
+                    f"select id, {names} from stepquota.stripe_{table} where deleted_at is null"
+                ).encode()
             )
         }
         for table, names in columns.items()
@@ -112,3 +121,97 @@ def subscribe(fake: StripeFake, tenant: str, limit: str = "500", **metadata: str
     )
     customer = fake.create_customer(id=f"cus_{tenant}", metadata={"tenant": tenant})
     return fake.create_subscription(customer.id, [price.id], id=f"sub_{tenant}").id
+
+
+class SyncProcess:
+    """A command of ``stepquota stripe`` as a process of its own.
+
+    Args:
+        command: The command and its options.
+        environment: Its environment, beyond ours.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str]):
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stepquota", "stripe", *command],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip())
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str, seconds: float = 20) -> re.Match[str]:
+        """Wait for a line of output."""
+
+        def find() -> re.Match[str] | None:
+            return next((m for line in self.lines if (m := re.search(pattern, line))), None)
+
+        with self._changed:
+            self._changed.wait_for(
+                lambda: find() or self.process.poll() is not None, timeout=seconds
+            )
+            match = find()
+        assert match, f"no {pattern!r} in {self.lines}"
+        return match
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self.wait_for(r"listening at (\S+)")[1]
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; answers the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(20)
+        self._reader.join(5)
+        return status
+
+
+@pytest.fixture
+def start(database: Database, address: str) -> Iterator[Callable[..., SyncProcess]]:
+    """Starts commands with key, secrets, the fake's address and the database in the environment."""
+    started: list[SyncProcess] = []
+
+    def start_(*command: str, **environment: str) -> SyncProcess:
+        process = SyncProcess(
+            list(command),
+            {
+                "DATABASE_URL": database.url,
+                "STRIPE_API_KEY": KEY,
+                "STRIPE_API_BASE": address,
+                "STRIPE_WEBHOOK_SECRETS": f"whsec_other, {SECRET}",
+                **environment,
+            },
+        )
+        started.append(process)
+        return process
+
+    yield start_
+    for process in started:
+        process.end(signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)

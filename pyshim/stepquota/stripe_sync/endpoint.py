@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PATH = "/stripe/webhook"
 BODY_LIMIT = 1024 * 1024
-BODY_SECONDS = 10.0
+BODY_SECONDS = 5.0
 """How long a delivery's body may take to arrive."""
 STORE_SECONDS = 8.0
 """How long storing may take before 503 is answered; Stripe waits for longer."""

@@ -404,7 +404,7 @@ class Account(RuleBasedStateMachine):
         if kind == "unused price":
             product = fake.create_product()
             price = fake.create_price(product.id)
-            return lambda: (fake.delete_price(price.id), fake.delete_product(product.id))
+            return lambda: fake.delete_price(price.id)
         return None
 
     @step()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+import stripe
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-import stripe
 from harness.databases import Database
 from histories.quotas import clear
 from histories.steps import Step, next_steps, step
@@ -111,8 +111,10 @@ class Account(RuleBasedStateMachine):
         is_thin=st.booleans(),
         version=st.sampled_from([CURRENT_VERSION, "2020-08-27"]),
         seed=seeds,
+        may_be_silent=st.booleans(),
     )
-    def begin(self, is_thin: bool, version: str, seed: int) -> None:
+    def begin(self, is_thin: bool, version: str, seed: int, may_be_silent: bool) -> None:
+        self.may_be_silent = may_be_silent
         self.fake.event_version = version
         self.fake.add_endpoint("http://sync", SECRET, api_version=version, is_thin=is_thin)
         self.courier = Courier(self.fake, seed=seed, post=self.receive)
@@ -256,7 +258,7 @@ class Account(RuleBasedStateMachine):
             self.fake.update_price(id, metadata={"workflow_step_limit": str(second + 60)})
             self.fake.update_price(id, metadata={"workflow_step_limit": before})
 
-    @step(number=which, limit=limits)
+    @step(when=lambda self: self.may_be_silent, number=which, limit=limits)
     def change_without_event(self, number: int, limit: str | None) -> None:
         self.is_silent = True
         with self.fake.losing_events():
@@ -264,7 +266,7 @@ class Account(RuleBasedStateMachine):
             if self.has_live_subscriptions():
                 self.fake.renew(self.pick_live(number))
 
-    @step(number=which)
+    @step(when=lambda self: self.may_be_silent, number=which)
     def vanish(self, number: int) -> None:
         if self.fake.subscriptions:
             self.is_silent = True
@@ -291,7 +293,7 @@ class Account(RuleBasedStateMachine):
     def lose_webhooks(self) -> None:
         self.courier.lose()
 
-    @step()
+    @step(when=lambda self: self.may_be_silent)
     def forget_events(self) -> None:
         self.is_silent = True
         self.fake.forget_events()
@@ -359,9 +361,10 @@ class Account(RuleBasedStateMachine):
         self.end_delayed()
         self.time_passes()
         work_off_all(self.mirror, self.api)
-        last_change = self.change_once(kind, is_undone, number)
-        if last_change is None:
+        changed = self.change_once(kind, is_undone, number)
+        if changed is None:
             return
+        ids, last_change = changed
         self.courier.mishaps = Mishaps()
         self.courier.deliver()
         if slow == "work":
@@ -378,33 +381,38 @@ class Account(RuleBasedStateMachine):
             catch_up(self.mirror, self.api)
         work_off_all(self.mirror, self.api)
         self.end_delayed()
+        # At once: a full sync later on would put it right.
+        self.compare(ids)
 
-    def change_once(self, kind: str, is_undone: bool, number: int) -> Callable[[], object] | None:
-        """Change an object, and answer how to change it again: back, further, or to delete it."""
+    def change_once(
+        self, kind: str, is_undone: bool, number: int
+    ) -> tuple[set[str], Callable[[], object]] | None:
+        """Change an object; answers what changed, and how to go on: back, further, to its end."""
         fake = self.fake
         if kind == "price" and fake.prices:
             price = fake.find_price(self.pick(fake.prices, number))
             before = price.metadata.get("workflow_step_limit") if is_undone else "71"
             fake.update_price(price.id, metadata={"workflow_step_limit": str(number + 80)})
-            return lambda: fake.update_price(price.id, metadata={"workflow_step_limit": before})
+            return {price.id}, lambda: fake.update_price(
+                price.id, metadata={"workflow_step_limit": before}
+            )
         if kind == "item" and self.has_live_subscriptions():
             id = self.pick_live(number)  # noqa: A001 - as Stripe calls it
             record = fake.subscriptions.get(id)
             assert record is not None
             item = fake.add_item(id, record.items[0].price)
             if is_undone:
-                return lambda: fake.remove_item(item.id)
-            return lambda: fake.change_item(item.id, quantity=number + 2)
+                return {id, item.id}, lambda: fake.remove_item(item.id)
+            return {id, item.id}, lambda: fake.change_item(item.id, quantity=number + 2)
         if kind == "customer" and fake.customers:
             customer = self.pick(fake.customers, number)
             fake.update_customer(customer, name=f"name {number}", metadata={"number": str(number)})
             if is_undone:
-                return lambda: fake.delete_customer(customer)
-            return lambda: fake.update_customer(customer, metadata={"number": "later"})
+                return {customer}, lambda: fake.delete_customer(customer)
+            return {customer}, lambda: fake.update_customer(customer, metadata={"number": "later"})
         if kind == "unused price":
-            product = fake.create_product()
-            price = fake.create_price(product.id)
-            return lambda: fake.delete_price(price.id)
+            price = fake.create_price(fake.create_product().id)
+            return {price.id}, lambda: fake.delete_price(price.id)
         return None
 
     @step()
@@ -423,9 +431,13 @@ class Account(RuleBasedStateMachine):
             " where status not in ('done', 'ignored')"
         ).fetchall()
         assert not left, left
-        wrong = find_differences(self.bench.connection, self.fake, self.hidden)
-        assert not wrong, wrong
+        self.compare()
         self.compare_quotas()
+
+    def compare(self, ids: Set[str] | None = None) -> None:
+        """The mirror says what is so, of these objects or of all."""
+        wrong = find_differences(self.bench.connection, self.fake, self.hidden, ids)
+        assert not wrong, wrong
 
     def compare_quotas(self) -> None:
         """What is stored of a quota is what the mirror gives, and nobody need have asked."""

@@ -94,7 +94,10 @@ def read_fake(fake: StripeFake) -> Rows:
 
 
 def find_differences(
-    connection: psycopg.Connection[Any], fake: StripeFake, hidden: Set[str] = frozenset()
+    connection: psycopg.Connection[Any],
+    fake: StripeFake,
+    hidden: Set[str] = frozenset(),
+    only: Set[str] | None = None,
 ) -> list[str]:
     """Where the mirror says something else than the fake, in words.
 
@@ -102,13 +105,15 @@ def find_differences(
         connection: Where the mirror is.
         fake: What is right.
         hidden: Ids of objects of which the sync cannot know; it may.
+        only: Ids of the objects that are compared; None for all.
     """
     mirror, right = read_mirror(connection), read_fake(fake)
     return [
         f"{name} {id}: the mirror has {mirror[name].get(id)}, right is {right[name].get(id)}"
         for name in right
         for id in sorted(mirror[name].keys() | right[name].keys())  # noqa: A001 - as Stripe calls it
-        if mirror[name].get(id) != right[name].get(id)
+        if (only is None or id in only)
+        and mirror[name].get(id) != right[name].get(id)
         and not (id in hidden and id not in mirror[name])
     ]
 

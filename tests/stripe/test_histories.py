@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from stripe import HTTPClient
 
 from harness.databases import Database
 from harness.servers import EMBEDDED18
@@ -22,7 +23,6 @@ from histories.test_histories import OTHERS, SECONDS, USUAL
 from stepquota.demo.stripe_fake import StripeFake, serve
 from stepquota.stripe_sync import api
 from stepquota.stripe_sync.settings import ApiSettings, Secret
-from stripe import HTTPClient
 
 from .machine import Account, Bench
 

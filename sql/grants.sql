@@ -18,9 +18,13 @@ declare
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
+      "hold_workflow_run", "release_workflow_run", "hold_tenant", "release_tenant",
+      "suspend_tenant", "reinstate_tenant",
       "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
       "spread_stripe_changes", "tend_stripe_events", "requeue_stripe_events", "stripe_sync_health", "check_stripe",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
+      "claim_quota_events", "acknowledge_quota_events", "remove_quota_event_consumer", "order_quota_events",
+      "record_due_alerts", "sample_workflow_step_usage", "forecast_workflow_step_usage",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
@@ -35,8 +39,9 @@ declare
       "finish_resume_scan", "get_scan_seconds", "check_batch_size"],
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
-      "stripe_sync_health", "check_stripe", "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
-      "list_cron_jobs"]
+      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
+      "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
+      "stripe_sync_health", "check_stripe"]
   }$json$;
   v_role text;
   v_routine regprocedure;

@@ -45,12 +45,9 @@ begin
                  where u.tenant = p_tenant order by u.period_start desc limit 3) s) || '.',
         'It has used nothing yet.');
   end if;
-  if drift <> unledgered_count and current_setting('transaction_read_only') = 'off'
-     and not exists (
-       select 1 from stepquota.quota_events e
-        where e.tenant = p_tenant and e.event_type = 'usage_drift'
-          and (e.details ->> 'period_start')::timestamptz = p_period_start) then
-    perform stepquota._record_event(p_tenant, 'usage_drift', 'error', null,
+  if drift <> unledgered_count and current_setting('transaction_read_only') = 'off' then
+    perform stepquota._record_event_under_key(p_tenant, stepquota._make_once_key('usage_drift', p_period_start, null),
+      'usage_drift', 'error', null,
       jsonb_build_object('counter_used_count', counter_used_count, 'ledger_step_count', ledger_step_count,
         'drift', drift, 'unledgered_count', unledgered_count, 'period_start', p_period_start), v_now);
   end if;

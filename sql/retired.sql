@@ -1,5 +1,5 @@
 -- Internal functions of earlier releases that are no more, or that have other parameters now. Public
--- ones are never dropped here.
+-- ones are dropped only where their result has grown, to be made again with the same parameters.
 
 drop function if exists stepquota._give_limit_to_lane(text, timestamptz, bigint);
 drop function if exists stepquota._take_unit(text, stepquota._found_quota, integer, timestamptz);
@@ -14,3 +14,15 @@ drop function if exists stepquota._list_subscription_with_items(text);
 drop function if exists stepquota._store_stripe_items(jsonb, text, timestamptz, timestamptz);
 drop function if exists stepquota._list_stripe_tenants(text, text);
 drop function if exists stepquota._store_stripe_object(jsonb, timestamptz);
+
+do $drop_for_more_columns$
+begin
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota.workflow_run_quota_pause(text, text)')
+       and 'reasons' <> all (p.proargnames)
+  ) then
+    drop function stepquota.workflow_run_quota_pause(text, text);
+  end if;
+end;
+$drop_for_more_columns$;

@@ -31,6 +31,7 @@ from .errors import (
     InvalidArgument,
     InvalidPolicyValue,
     MalformedStripeObject,
+    MissingDefaultTier,
     OtherStripeAccount,
     RunEnded,
     RunNotQuotaPaused,
@@ -76,6 +77,7 @@ from .results import (
     StripeObjectChange,
     StripeProblem,
     StripeSyncHealth,
+    Tenant,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -108,6 +110,7 @@ __all__ = [
     "Key",
     "LimitSource",
     "MalformedStripeObject",
+    "MissingDefaultTier",
     "OpenWorkflowStepBatch",
     "OtherStripeAccount",
     "PauseReason",
@@ -139,6 +142,7 @@ __all__ = [
     "StripeProblem",
     "StripeSyncHealth",
     "StripeSyncRunning",
+    "Tenant",
     "TierLimitChange",
     "TooManyUnseen",
     "UnknownBatch",
@@ -165,10 +169,12 @@ __all__ = [
     "WorkflowStepUsageReconciliation",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
     "check_stripe",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -177,6 +183,9 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
+    "hold_tenant",
+    "hold_workflow_run",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
@@ -184,6 +193,10 @@ __all__ = [
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
+    "remove_quota_event_consumer",
     "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
@@ -198,6 +211,7 @@ __all__ = [
     "start_workflow_steps",
     "status",
     "stripe_sync_health",
+    "suspend_tenant",
     "tick",
     "unmap_stripe_customer",
     "verify_all",
@@ -221,10 +235,20 @@ cancel_workflow_run = _sync(calls.cancel_workflow_run)
 open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
+hold_workflow_run = _sync(calls.hold_workflow_run)
+release_workflow_run = _sync(calls.release_workflow_run)
+hold_tenant = _sync(calls.hold_tenant)
+release_tenant = _sync(calls.release_tenant)
+suspend_tenant = _sync(calls.suspend_tenant)
+reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
+claim_quota_events = _sync(calls.claim_quota_events)
+acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)

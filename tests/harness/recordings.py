@@ -14,18 +14,18 @@ Object = dict[str, Any]
 _FOLDER = Path("shared") / "stripe_objects"
 
 
-def find_recordings() -> Path | None:
-    """Their folder: named by STEPQUOTA_STRIPE_OBJECTS, or beside the clone."""
+def list_recordings() -> list[Path]:
+    """Their files, in the folder named by STEPQUOTA_STRIPE_OBJECTS or beside the clone, or none."""
+    places = [parent / _FOLDER for parent in Path(__file__).resolve().parents[2].parents]
     if named := os.environ.get("STEPQUOTA_STRIPE_OBJECTS"):
-        return Path(named)
-    parents = Path(__file__).resolve().parents[2].parents
-    return next((p / _FOLDER for p in parents if (p / _FOLDER).is_dir()), None)
+        places = [Path(named)]
+    return next((files for place in places if (files := sorted(place.glob("*.json")))), [])
 
 
 def recorded(name: str) -> Object:
     """One of them, by the name of its file without .json; skips the test where they are not."""
-    folder = find_recordings()
-    if folder is None:
-        pytest.skip("no recorded Stripe objects are beside the clone")
-    shape: Object = json.loads((folder / f"{name}.json").read_text())
+    files = {file.stem: file for file in list_recordings()}
+    if not files:
+        pytest.skip("no recorded objects of Stripe")
+    shape: Object = json.loads(files[name].read_text(encoding="utf-8"))
     return shape

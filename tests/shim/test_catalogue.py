@@ -63,6 +63,9 @@ MAINTENANCE = {
     "make_ledger_partitions",
     "spread_stripe_changes",
     "tend_stripe_events",
+    "order_quota_events",
+    "record_due_alerts",
+    "sample_workflow_step_usage",
     "tend_workflow_step_batches",
 }
 
@@ -71,6 +74,7 @@ PYTHON_TYPES: dict[str, Any] = {
     "boolean": bool,
     "integer": int,
     "bigint": int,
+    "double precision": float,
     "uuid": UUID,
     "timestamp with time zone": datetime,
     "date": date,
@@ -221,6 +225,7 @@ def test_result_columns_are_those_of_the_catalogue(catalogue: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("class_", "table"),
     [
+        (results.Tenant, "tenants"),
         (results.WorkflowRun, "workflow_runs"),
         (results.WorkflowRunStep, "workflow_run_steps"),
         (results.WorkflowRunWait, "workflow_run_waits"),
@@ -249,6 +254,7 @@ def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(
         (results.StepStatus, "workflow_run_steps_status_is_known"),
         (results.WaitType, "workflow_run_waits_wait_type_is_known"),
         (results.WaitStatus, "workflow_run_waits_status_is_known"),
+        (results.PauseReason, "workflow_run_waits_reason_is_known"),
         (results.PeriodSource, "workflow_step_quotas_period_source_is_known"),
         (results.LimitSource, "workflow_step_quotas_limit_source_is_known"),
     ],

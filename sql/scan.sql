@@ -464,12 +464,12 @@ begin
   end loop;
   commit;
   loop
-    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
+    exit when stepquota.tend_stripe_events(10000) < 10000;
     commit;
   end loop;
   commit;
   loop
-    exit when stepquota.tend_stripe_events(10000) < 10000;
+    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
     commit;
   end loop;
   commit;

@@ -20,6 +20,8 @@ declare
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
       "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
+      "reconcile_all", "reconcile_tenant", "begin_reconciliation", "list_tenants_to_reconcile", "get_maintenance_seconds",
+      "repair_workflow_step_usage", "import_workflow_step_usage", "register_ledger", "unregister_ledger",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",

@@ -196,15 +196,6 @@ as $_host_has_working_step$
             and s.node_path = any (w.node_paths)));
 $_host_has_working_step$;
 
-create or replace function stepquota._host_count_steps(p_tenant text, p_period_start timestamptz)
-returns bigint
-language sql
-stable
-as $_host_count_steps$
-  select count(*) from stepquota.workflow_run_steps s
-   where s.tenant = p_tenant and s.period_start = p_period_start;
-$_host_count_steps$;
-
 -- Every tenant's count of every period, for verify_all().
 create or replace function stepquota._host_count_all_steps()
 returns table (tenant text, period_start timestamptz, step_count bigint)
@@ -215,6 +206,86 @@ as $_host_count_all_steps$
     from stepquota.workflow_run_steps s
    group by s.tenant, s.period_start;
 $_host_count_all_steps$;
+
+-- What the ledger has of a tenant's periods (NULL: of all): its rows; those that started outside their period
+-- as it is known; and duplicates: a run has one month, so an attempt counted twice is in another one too.
+create or replace function stepquota._host_summarize_steps(p_tenant text, p_period_starts timestamptz[])
+returns table (period_start timestamptz, step_count bigint, duplicate_count bigint, misplaced_count bigint)
+language sql
+stable
+as $_host_summarize_steps$
+  select s.period_start, count(*),
+         count(*) filter (where case when s.ledger_month <> r.ledger_month then exists (
+           select 1 from stepquota.workflow_run_steps o
+            where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+              and o.attempt = s.attempt and o.ledger_month = r.ledger_month) else false end),
+         count(*) filter (where s.started_at < p.period_start or s.started_at >= p.period_end)
+    from stepquota.workflow_run_steps s
+    left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+    left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
+   where s.tenant = p_tenant and (p_period_starts is null or s.period_start = any (p_period_starts))
+   group by s.period_start;
+$_host_summarize_steps$;
+
+-- Where what reconciliation found may come from, by hour and workflow. For wrong_period and duplicate: those
+-- rows. For ledger_ahead: rows of a time when their run was not there or had ended; if there are none, all
+-- since p_since. For counter_ahead: the places of steps that must have had a row: where a run stands, and
+-- attempts before a later one.
+create or replace function stepquota._host_list_suspect_steps(
+  p_tenant text, p_period_start timestamptz, p_class text, p_since timestamptz)
+returns table (hour timestamptz, workflow text, step_count bigint, run_ids text[])
+language sql
+stable
+as $_host_list_suspect_steps$
+  with step as (
+    select s.run_id, s.started_at, r.workflow,
+           p.tenant is null or s.started_at < p.period_start or s.started_at >= p.period_end as is_misplaced,
+           case when p_class = 'duplicate' and s.ledger_month <> r.ledger_month then exists (
+             select 1 from stepquota.workflow_run_steps o
+              where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+                and o.attempt = s.attempt and o.ledger_month = r.ledger_month) end as is_duplicate,
+           r.run_id is null or s.started_at < r.registered_at or s.started_at > r.ended_at as is_stray
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+      left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
+     where p_class in ('wrong_period', 'duplicate', 'ledger_ahead')
+       and s.tenant = p_tenant and s.period_start = p_period_start
+  ), suspect as (
+    select t.run_id, t.started_at, t.workflow
+      from step t
+     where case p_class
+             when 'wrong_period' then t.is_misplaced
+             when 'duplicate' then t.is_duplicate
+             else t.is_stray or t.started_at >= p_since and not exists (select 1 from step o where o.is_stray) end
+    union all
+    select r.run_id, coalesce(r.ended_at, r.registered_at), r.workflow
+      from stepquota.workflow_runs r
+     where p_class = 'counter_ahead' and r.tenant = p_tenant and r.node_path is not null and r.status <> 'WAITING'
+       and (r.ended_at is null or r.ended_at >= p_period_start)
+       and not exists (
+         select 1 from stepquota.workflow_run_steps s
+          where s.tenant = r.tenant and s.run_id = r.run_id and s.node_path = r.node_path
+            and s.ledger_month = r.ledger_month)
+       and not exists (
+         select 1 from stepquota.workflow_run_waits w
+          where w.tenant = r.tenant and w.run_id = r.run_id and r.node_path = any (w.node_paths))
+    union all
+    select s.run_id, s.started_at, r.workflow
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+     where p_class = 'counter_ahead' and s.tenant = p_tenant and s.period_start = p_period_start and s.attempt > 1
+       and not exists (
+         select 1 from stepquota.workflow_run_steps o
+          where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+            and o.attempt = s.attempt - 1 and o.ledger_month = s.ledger_month)
+  )
+  select date_trunc('hour', u.started_at, 'UTC'), u.workflow, count(*),
+         (array_agg(distinct u.run_id))[:20]
+    from suspect u
+   group by 1, 2
+   order by 1, 2
+   limit 100;
+$_host_list_suspect_steps$;
 
 -- workflow_run_waits -------------------------------------------------------------------------------
 
@@ -389,7 +460,8 @@ comment on function stepquota._host_finish_step(text, text, text, integer, date,
 comment on function stepquota._host_cancel_started_steps(text, text, date, timestamptz) is 'Host: cancels the attempts that are still started.';
 comment on function stepquota._host_find_latest_attempt(text, text, text, date) is 'Host: the greatest attempt of a path; NULL if none.';
 comment on function stepquota._host_has_working_step(text, text, date) is 'Host: whether a branch of the run is at work.';
-comment on function stepquota._host_count_steps(text, timestamptz) is 'Host: the ledger''s count of a period.';
+comment on function stepquota._host_summarize_steps(text, timestamptz[]) is 'Host: what the ledger has of a tenant''s periods.';
+comment on function stepquota._host_list_suspect_steps(text, timestamptz, text, timestamptz) is 'Host: where what reconciliation found may come from.';
 comment on function stepquota._host_count_all_steps() is 'Host: the ledger''s counts of all periods.';
 comment on function stepquota._host_find_wait(text, uuid) is 'Host: the wait.';
 comment on function stepquota._host_find_quota_wait(text, text) is 'Host: the run''s open quota wait.';

@@ -289,7 +289,7 @@ end;
 $check_batch_size$;
 
 -- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed. For any
+-- that were left open or are long closed, and a part of reconciling. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
@@ -308,6 +308,7 @@ begin
     commit;
   end loop;
   commit;
+  call stepquota.reconcile_all();
 end;
 $tick$;
 
@@ -323,4 +324,4 @@ comment on function stepquota.check_batch_size(integer) is 'For resume_scan: rai
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, resume_scan, ledger partitions, batches, a part of reconcile_all. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

@@ -52,6 +52,7 @@ from .errors import (
 from .execution import synchronous as _sync
 from .reserver import Reserver
 from .results import (
+    AdjustmentKind,
     CronJob,
     InvariantViolation,
     LimitSource,
@@ -60,6 +61,7 @@ from .results import (
     PeriodSource,
     PolicyChange,
     QuotaExplanation,
+    RegisteredLedger,
     RemovedCronJob,
     ResumeReason,
     RunStatus,
@@ -84,10 +86,13 @@ from .results import (
     WorkflowStepsQuota,
     WorkflowStepsStart,
     WorkflowStepStart,
+    WorkflowStepUsageAdjustment,
     WorkflowStepUsageReconciliation,
+    WorkflowStepUsageRepair,
 )
 
 __all__ = [
+    "AdjustmentKind",
     "BatchClosed",
     "CronInOtherDatabase",
     "CronJob",
@@ -106,6 +111,7 @@ __all__ = [
     "PeriodSource",
     "PolicyChange",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ReservationLost",
     "Reserver",
@@ -148,7 +154,9 @@ __all__ = [
     "WorkflowStepBatch",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
     "acknowledge_workflow_run_resumption",
@@ -162,13 +170,17 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "reconcile_all",
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
+    "register_ledger",
     "register_workflow_run",
+    "repair_workflow_step_usage",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -182,6 +194,7 @@ __all__ = [
     "start_workflow_steps",
     "status",
     "tick",
+    "unregister_ledger",
     "verify_all",
     "version",
     "workflow_run_quota_pause",
@@ -209,6 +222,11 @@ claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
+reconcile_all = _sync(calls.reconcile_all)
+repair_workflow_step_usage = _sync(calls.repair_workflow_step_usage)
+import_workflow_step_usage = _sync(calls.import_workflow_step_usage)
+register_ledger = _sync(calls.register_ledger)
+unregister_ledger = _sync(calls.unregister_ledger)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tier_limit = _sync(calls.set_tier_limit)

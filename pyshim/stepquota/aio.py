@@ -23,13 +23,17 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "reconcile_all",
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
+    "register_ledger",
     "register_workflow_run",
+    "repair_workflow_step_usage",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -43,6 +47,7 @@ __all__ = [
     "start_workflow_steps",
     "status",
     "tick",
+    "unregister_ledger",
     "verify_all",
     "version",
     "workflow_run_quota_pause",
@@ -70,6 +75,11 @@ claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
+reconcile_all = _async(calls.reconcile_all)
+repair_workflow_step_usage = _async(calls.repair_workflow_step_usage)
+import_workflow_step_usage = _async(calls.import_workflow_step_usage)
+register_ledger = _async(calls.register_ledger)
+unregister_ledger = _async(calls.unregister_ledger)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)
 set_tenant_plan = _async(calls.set_tenant_plan)
 set_tier_limit = _async(calls.set_tier_limit)

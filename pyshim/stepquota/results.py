@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 __all__ = [
+    "AdjustmentKind",
     "CronJob",
     "InvariantViolation",
     "LimitSource",
@@ -20,6 +21,7 @@ __all__ = [
     "PeriodSource",
     "PolicyChange",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ResumeReason",
     "RunStatus",
@@ -42,7 +44,9 @@ __all__ = [
     "WorkflowStepBatch",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
 ]
 
 PeriodSource: TypeAlias = Literal["stripe_subscription", "presumed_renewal", "fallback_calendar"]
@@ -67,6 +71,7 @@ PauseReason: TypeAlias = Literal["quota", "tenant_suspended"]
 ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "held"]
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
+AdjustmentKind: TypeAlias = Literal["repair", "import"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
 
 
@@ -402,6 +407,9 @@ class WorkflowStepUsageReconciliation:
         drift: counter minus ledger.
         unledgered_count: the part of the drift that reserve_workflow_step took, whose callers keep
             a ledger of their own.
+        purged_step_count: the part of ledger_step_count that retention has deleted.
+        registered_ledgers: ledgers of callers that it was compared with; None if there are none.
+        registered_step_count: units that they have.
     """
 
     tenant: str
@@ -411,6 +419,72 @@ class WorkflowStepUsageReconciliation:
     ledger_step_count: int
     drift: int
     unledgered_count: int
+    purged_step_count: int
+    registered_ledgers: tuple[str, ...] | None
+    registered_step_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageRepair:
+    """What a repair did, or would do in a dry run.
+
+    Attributes:
+        used_count_before, used_count_after: units that the counter says are used.
+        unledgered_count_before, unledgered_count_after: those without a ledger row here.
+        ledger_step_count: attempts in the ledger, purged ones included.
+        changed: whether there is anything to mend.
+        adjustment_id: the adjusting entry; None if nothing was changed.
+        runs_resumed: paused runs that go on with what became free.
+    """
+
+    tenant: str
+    period_start: datetime
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    changed: bool
+    adjustment_id: UUID | None
+    runs_resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageAdjustment:
+    """An entry for a change of a counter that no step made.
+
+    Attributes:
+        adjustment_id: None if nothing was changed.
+        used_count_before, used_count_after: units used; for an import with what is carried.
+        adjusted_by: the role that was connected.
+    """
+
+    tenant: str
+    adjustment_id: UUID | None
+    period_start: datetime
+    kind: AdjustmentKind
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    adjusted_by: str
+    reason: str | None
+    adjusted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredLedger:
+    """A ledger that callers of reserve_workflow_step keep themselves."""
+
+    ledger: str
+    relation: str
+    tenant_column: str
+    period_column: str | None
+    time_column: str | None
+    count_column: str | None
+    registered_by: str
+    registered_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,17 @@ FUNCTIONS = {
 # Functions without the underscore of internal ones that are nobody's to call directly: the scan and
 # the scheduling run with their caller's rights and reach the tables through these.
 PARTS = {
+    "begin_reconciliation",
     "begin_resume_scan",
     "check_batch_size",
     "check_cron",
     "finish_resume_scan",
+    "get_maintenance_seconds",
     "get_scan_seconds",
     "list_cron_jobs",
     "list_due_tenants",
+    "list_tenants_to_reconcile",
+    "reconcile_tenant",
     "record_scheduler_job",
     "resolve_due_waits",
     "resume_due_tenant",
@@ -227,6 +231,7 @@ def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(
         (results.RunStatus, "workflow_runs_status_is_known"),
         (results.StepStatus, "workflow_run_steps_status_is_known"),
         (results.WaitType, "workflow_run_waits_wait_type_is_known"),
+        (results.AdjustmentKind, "workflow_step_usage_adjustments_kind_is_known"),
         (results.WaitStatus, "workflow_run_waits_status_is_known"),
         (results.PeriodSource, "workflow_step_quotas_period_source_is_known"),
         (results.LimitSource, "workflow_step_quotas_limit_source_is_known"),

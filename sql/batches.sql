@@ -54,6 +54,7 @@ begin
     return stepquota._describe_opened_batch(v_batch, v_now);
   end if;
   v_quota := stepquota._take_units(p_tenant, p_steps, true, false, v_now);
+  perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
   if v_quota.granted > 0 then
     insert into stepquota.workflow_step_batches (tenant, batch_id, period_start, granted_count, holder, opened_at)
     values (p_tenant, p_batch_id, v_quota.period_start, v_quota.granted, p_holder, v_now)

@@ -18,8 +18,12 @@ declare
       "open_workflow_run_wait", "resolve_workflow_run_wait", "claim_workflow_run_resumptions",
       "acknowledge_workflow_run_resumption", "workflow_run_quota_pause",
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
+      "hold_workflow_run", "release_workflow_run", "hold_tenant", "release_tenant",
+      "suspend_tenant", "reinstate_tenant",
       "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
+      "claim_quota_events", "acknowledge_quota_events", "remove_quota_event_consumer", "order_quota_events",
+      "record_due_alerts", "sample_workflow_step_usage", "forecast_workflow_step_usage",
       "reconcile_all", "reconcile_tenant", "begin_reconciliation", "list_tenants_to_reconcile", "get_maintenance_seconds",
       "repair_workflow_step_usage", "import_workflow_step_usage", "register_ledger", "unregister_ledger",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
@@ -31,7 +35,7 @@ declare
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
-      "list_cron_jobs"]
+      "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events"]
   }$json$;
   v_role text;
   v_routine regprocedure;

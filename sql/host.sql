@@ -30,6 +30,54 @@ as $_host_set_tenant_plan$
   on conflict (tenant) do update set plan = excluded.plan;
 $_host_set_tenant_plan$;
 
+-- The tenant's row, made if there is none, locked after waiting for it.
+create or replace function stepquota._host_lock_tenant(p_tenant text, p_now timestamptz)
+returns stepquota.tenants
+language plpgsql
+volatile
+as $_host_lock_tenant$
+declare
+  v_tenant stepquota.tenants;
+begin
+  insert into stepquota.tenants (tenant, created_at) values (p_tenant, p_now) on conflict (tenant) do nothing;
+  select t.* into v_tenant from stepquota.tenants t where t.tenant = p_tenant for no key update;
+  return v_tenant;
+end;
+$_host_lock_tenant$;
+
+create or replace function stepquota._host_set_tenant_hold(
+  p_tenant text, p_held_at timestamptz, p_held_by text, p_held_because text)
+returns stepquota.tenants
+language sql
+volatile
+as $_host_set_tenant_hold$
+  update stepquota.tenants
+     set held_at = p_held_at, held_by = p_held_by, held_because = p_held_because
+   where tenant = p_tenant
+  returning tenants.*;
+$_host_set_tenant_hold$;
+
+create or replace function stepquota._host_set_tenant_suspended_at(p_tenant text, p_suspended_at timestamptz)
+returns stepquota.tenants
+language sql
+volatile
+as $_host_set_tenant_suspended_at$
+  update stepquota.tenants set suspended_at = p_suspended_at where tenant = p_tenant returning tenants.*;
+$_host_set_tenant_suspended_at$;
+
+-- Whether a hold or a suspension stops the tenant. Every step's start asks it.
+create or replace function stepquota._host_is_tenant_held(p_tenant text)
+returns boolean
+language plpgsql
+stable
+as $_host_is_tenant_held$
+begin
+  return exists (
+    select 1 from stepquota.tenants t
+     where t.tenant = p_tenant and (t.suspended_at is not null or t.held_at is not null));
+end;
+$_host_is_tenant_held$;
+
 -- workflow_runs ------------------------------------------------------------------------------------
 
 create or replace function stepquota._host_find_run(p_tenant text, p_run_id text)
@@ -96,6 +144,19 @@ begin
   return v_run;
 end;
 $_host_set_run$;
+
+-- NULL for all three releases it.
+create or replace function stepquota._host_set_run_hold(
+  p_tenant text, p_run_id text, p_held_at timestamptz, p_held_by text, p_held_because text)
+returns stepquota.workflow_runs
+language sql
+volatile
+as $_host_set_run_hold$
+  update stepquota.workflow_runs
+     set held_at = p_held_at, held_by = p_held_by, held_because = p_held_because
+   where tenant = p_tenant and run_id = p_run_id
+  returning workflow_runs.*;
+$_host_set_run_hold$;
 
 create or replace function stepquota._host_end_run(
   p_tenant text, p_run_id text, p_status text, p_error jsonb, p_now timestamptz)
@@ -358,6 +419,16 @@ as $_host_set_wait_paths$
    where tenant = p_tenant and wait_id = p_wait_id;
 $_host_set_wait_paths$;
 
+-- Takes a quota wait out of its tenant's queue, or puts it back at its place.
+create or replace function stepquota._host_set_wait_held(p_tenant text, p_wait_id uuid, p_is_held boolean)
+returns void
+language sql
+volatile
+as $_host_set_wait_held$
+  update stepquota.workflow_run_waits set is_held = p_is_held
+   where tenant = p_tenant and wait_id = p_wait_id;
+$_host_set_wait_held$;
+
 -- A NULL payload leaves the one it was opened with.
 create or replace function stepquota._host_close_wait(
   p_tenant text, p_wait_id uuid, p_status text, p_payload jsonb, p_now timestamptz)
@@ -380,14 +451,14 @@ as $_host_cancel_open_waits$
    where tenant = p_tenant and run_id = p_run_id and status = 'WAITING';
 $_host_cancel_open_waits$;
 
--- A tenant's queue, oldest place first, by workflow_run_waits_quota_queue_idx.
+-- A tenant's queue, oldest place first, without held runs, by workflow_run_waits_quota_queue_idx.
 create or replace function stepquota._host_list_quota_queue(p_tenant text)
 returns setof stepquota.workflow_run_waits
 language sql
 stable
 as $_host_list_quota_queue$
   select w.* from stepquota.workflow_run_waits w
-   where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING'
+   where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
    order by w.queued_at, w.wait_id;
 $_host_list_quota_queue$;
 
@@ -398,10 +469,10 @@ stable
 as $_host_has_quota_queue$
   select exists (
     select 1 from stepquota.workflow_run_waits w
-     where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING');
+     where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held);
 $_host_has_quota_queue$;
 
--- Tenants that have open quota waits, found by hopping over the queue index from tenant to tenant, so
+-- Tenants that have a queue, found by hopping over the queue index from tenant to tenant, so
 -- that the cost follows the tenants and not their waits.
 create or replace function stepquota._host_list_queued_tenants()
 returns setof text
@@ -410,11 +481,11 @@ stable
 as $_host_list_queued_tenants$
   with recursive hop (tenant) as (
     (select w.tenant from stepquota.workflow_run_waits w
-      where w.wait_type = 'quota' and w.status = 'WAITING'
+      where w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
       order by w.tenant limit 1)
     union all
     select (select w.tenant from stepquota.workflow_run_waits w
-             where w.wait_type = 'quota' and w.status = 'WAITING' and w.tenant > h.tenant
+             where w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held and w.tenant > h.tenant
              order by w.tenant limit 1)
       from hop h
      where h.tenant is not null
@@ -448,6 +519,12 @@ $_host_add_log$;
 
 comment on function stepquota._host_find_tenant(text) is 'Host: the tenant''s row.';
 comment on function stepquota._host_set_tenant_plan(text, text, timestamptz) is 'Host: sets the plan, making the tenant if needed.';
+comment on function stepquota._host_lock_tenant(text, timestamptz) is 'Host: the tenant''s row, made if needed, locked.';
+comment on function stepquota._host_set_tenant_hold(text, timestamptz, text, text) is 'Host: holds or releases a tenant.';
+comment on function stepquota._host_set_tenant_suspended_at(text, timestamptz) is 'Host: suspends a tenant, or lifts that.';
+comment on function stepquota._host_is_tenant_held(text) is 'Host: whether a hold or a suspension stops the tenant.';
+comment on function stepquota._host_set_run_hold(text, text, timestamptz, text, text) is 'Host: holds or releases a run.';
+comment on function stepquota._host_set_wait_held(text, uuid, boolean) is 'Host: takes a quota wait out of the queue, or puts it back.';
 comment on function stepquota._host_find_run(text, text) is 'Host: the run, not locked.';
 comment on function stepquota._host_lock_run(text, text) is 'Host: the run, locked, after waiting for it.';
 comment on function stepquota._host_lock_run_if_free(text, text) is 'Host: the run, locked, or NULL if somebody else has it.';

@@ -91,10 +91,15 @@ begin
     v_mark := concat_ws(' ', v_finding ->> 'event_type', v_finding #>> '{details,object_id}');
     if v_mark <> all (v_new.reported) then
       v_new.reported := v_new.reported || v_mark;
-      perform stepquota._record_event(p_tenant, v_finding ->> 'event_type', v_finding ->> 'level', null,
+      -- The marks are of one period; if this one was left and is come back to, the key knows.
+      perform stepquota._record_event_under_key(p_tenant,
+        stepquota._make_once_key(v_finding ->> 'event_type', v_new.period_start, v_finding #>> '{details,object_id}'),
+        v_finding ->> 'event_type', v_finding ->> 'level', null,
         (v_finding -> 'details') || jsonb_build_object('period_start', v_new.period_start), p_now);
     end if;
   end loop;
+
+  v_new := stepquota._arm_alerts(v_new, v_limit_before, v_is_known_period, p_now);
 
   update stepquota.workflow_step_quotas q
      set tier = v_new.tier, step_limit = v_new.step_limit, granted_units = v_new.granted_units,
@@ -105,7 +110,7 @@ begin
          valid_until = v_new.valid_until, epoch = v_new.epoch, refreshed_at = v_new.refreshed_at,
          trusted_from = v_new.trusted_from, trusted_until = v_new.trusted_until,
          version = v_new.version, lane_count = v_new.lane_count, exhausted_at_count = v_new.exhausted_at_count,
-         carried_count = v_new.carried_count,
+         alert_at_count = v_new.alert_at_count, carried_count = v_new.carried_count,
          reported_period_start = v_new.reported_period_start, reported = v_new.reported
    where q.tenant = p_tenant;
 

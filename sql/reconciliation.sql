@@ -185,19 +185,6 @@ begin
 end;
 $_check_period_start$;
 
--- The answer of earlier releases had fewer columns, and a function's columns cannot be changed.
-do $drop_smaller_answer$
-begin
-  if exists (
-    select 1 from pg_catalog.pg_proc p
-     where p.oid = pg_catalog.to_regprocedure('stepquota.reconcile_workflow_step_usage(text, timestamptz)')
-       and not 'registered_step_count' = any (p.proargnames)
-  ) then
-    drop function stepquota.reconcile_workflow_step_usage(text, timestamptz);
-  end if;
-end;
-$drop_smaller_answer$;
-
 -- Where this may write, what is wrong is kept among the findings, and batches of the period that were left
 -- open are recorded, once each.
 -- Locks: open findings of the period; such a batch, without waiting; registered ledgers in ACCESS SHARE

@@ -32,6 +32,7 @@ declare
   v_carried_count bigint;
   v_lane_count integer;
   v_exhausted_at_count bigint;
+  v_alert_at_count bigint;
   v_place tid;
   v_own_count bigint;
   v_others_count bigint;
@@ -39,9 +40,11 @@ declare
   v_answer stepquota.workflow_step_quota;
 begin
   select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
-         q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count
+         q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count,
+         q.alert_at_count
     into v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier,
-         v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count
+         v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
+         v_alert_at_count
     from stepquota.workflow_step_quotas q
    where q.tenant = p_tenant and p_now >= q.trusted_from and p_now < q.trusted_until
      and q.epoch = (select p.epoch from stepquota.policy p);
@@ -55,6 +58,7 @@ begin
   select l.ctid, l.used_count + 1, l.others_used_count,
          case when not (v_lane_count > 1 and stepquota._is_count_due(
                           l.used_count + 1, v_carried_count + l.used_count + 1 + l.others_used_count, v_limit, v_lane_count))
+               and not coalesce(v_carried_count + l.used_count + 1 + l.others_used_count >= v_alert_at_count, false)
                and not stepquota._is_debugging()
               then v_carried_count + l.used_count + 1 + l.others_used_count end
     into v_place, v_own_count, v_others_count, v_used_count
@@ -76,6 +80,9 @@ begin
     end if;
     v_used_count := stepquota._sum_usage(p_tenant, v_period_start) + 1;
     v_others_count := v_used_count - v_own_count - v_carried_count;
+    if v_used_count >= v_alert_at_count then
+      perform stepquota._record_alerts(p_tenant, v_period_start, v_used_count, p_now);
+    end if;
     perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
       v_period_source, v_limit_source, v_tier);
   end if;
@@ -152,6 +159,7 @@ declare
   v_version bigint;
   v_is_exhausted boolean;
   v_is_contended boolean;
+  v_answer stepquota.workflow_step_quota;
 begin
   loop
     v_home := pg_backend_pid() % v_quota.lane_count;
@@ -222,7 +230,11 @@ begin
       null;  -- never leaves this function: it gives the lane's lock back
     end;
   end loop;
-  return stepquota._describe_taken_unit(v_quota, v_own_count, v_others_count);
+  v_answer := stepquota._describe_taken_unit(v_quota, v_own_count, v_others_count);
+  if v_answer.used_count >= v_quota.alert_at_count then
+    perform stepquota._record_alerts(p_tenant, v_quota.period_start, v_answer.used_count, p_now);
+  end if;
+  return v_answer;
 end;
 $_take_unit_elsewhere$;
 
@@ -272,10 +284,13 @@ begin
   ) then
     return;
   end if;
-  perform stepquota._record_event_once(p_tenant, p_quota.period_start, 'quota_exhausted', 'warning', p_run_id,
+  if not stepquota._record_event_once(p_tenant, p_quota.period_start, 'quota_exhausted', 'warning', p_run_id,
     jsonb_build_object('used_count', p_quota.used_count, 'effective_limit', p_quota.effective_limit,
       'period_start', p_quota.period_start, 'period_end', p_quota.period_end,
-      'period_source', p_quota.period_source, 'limit_source', p_quota.limit_source, 'tier', p_quota.tier), p_now);
+      'period_source', p_quota.period_source, 'limit_source', p_quota.limit_source, 'tier', p_quota.tier), p_now) then
+    perform stepquota._note_alert_check(p_tenant, true, p_now);
+    return;
+  end if;
   perform 1
      from stepquota.workflow_step_quotas q
     where q.tenant = p_tenant and q.period_start = p_quota.period_start and q.exhausted_at_count is null
@@ -422,6 +437,7 @@ begin
     perform stepquota._refuse_argument('p_allow_partial', null, 'true or false', 'false takes all or nothing.');
   end if;
   v_quota := stepquota._take_units(p_tenant, p_steps, p_allow_partial, false, v_now);
+  perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
   if v_quota.granted < p_steps and v_quota.remaining = 0 then
     perform stepquota._record_exhaustion(p_tenant, stepquota._describe_batch(v_quota), null, v_now);
   end if;

@@ -171,8 +171,24 @@ as $_list_quota_candidates$
    order by 1;
 $_list_quota_candidates$;
 
+-- Tiers are rows and may be deleted by hand; no foreign key guards the default one (Citus). Raises WQ019.
+create or replace function stepquota._refuse_missing_default_tier(p_tenant text, p_default_tier text)
+returns void
+language plpgsql
+stable
+as $_refuse_missing_default_tier$
+begin
+  raise exception using
+    errcode = 'WQ019',
+    message = 'the default tier does not exist',
+    detail = format('Tenant %L has no tier of its own, and policy default_tier is %L.', p_tenant, p_default_tier),
+    hint = format('Make it with stepquota.set_tier_limit(%L, a number of steps), or set policy default_tier to one of %s.',
+      p_default_tier, coalesce((select string_agg(t.tier, ', ' order by t.tier) from stepquota.tiers t), '(there is no tier)'));
+end;
+$_refuse_missing_default_tier$;
+
 -- The tenant's quota as its inputs say now, stored nowhere, and what is worth reporting about it:
--- findings is an array of {event_type, level, details}. Takes no locks.
+-- findings is an array of {event_type, level, details}. Takes no locks. SQLSTATEs: WQ019.
 create or replace function stepquota._resolve_quota(p_tenant text, p_now timestamptz)
 returns stepquota._resolved_quota
 language plpgsql
@@ -195,6 +211,9 @@ begin
   select t.* into v_tier from stepquota.tiers t where t.tier = v_plan;
   if not found then
     select t.* into v_tier from stepquota.tiers t where t.tier = v_policy.default_tier;
+    if not found then
+      perform stepquota._refuse_missing_default_tier(p_tenant, v_policy.default_tier);
+    end if;
     v_findings := v_findings || jsonb_build_object('event_type', 'plan_unknown', 'level', 'warning',
       'details', jsonb_build_object('plan', v_plan, 'default_tier', v_policy.default_tier));
   end if;
@@ -297,7 +316,7 @@ declare
   v_candidate record;
   v_plan text;
   v_used bigint;
-  v_suspended_at timestamptz;
+  v_tenant stepquota.tenants;
   v_first boolean := true;
 begin
   perform stepquota._check_tenant(p_tenant);
@@ -399,15 +418,23 @@ begin
     'period_source', v_quota.period_source, 'limit_source', v_quota.limit_source);
   return next;
 
-  v_suspended_at := (stepquota._host_find_tenant(p_tenant)).suspended_at;
-  if v_suspended_at is not null then
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  object_type := 'tenant';
+  object_id := p_tenant;
+  verdict := 'info';
+  if v_tenant.suspended_at is not null then
     "position" := "position" + 1;
-    object_type := 'tenant';
-    object_id := p_tenant;
-    verdict := 'info';
     reason := format('The tenant is suspended since %s: start_workflow_step starts nothing, whatever is left.',
-      stepquota._format_moment(v_suspended_at));
-    details := jsonb_build_object('suspended_at', v_suspended_at);
+      stepquota._format_moment(v_tenant.suspended_at));
+    details := jsonb_build_object('suspended_at', v_tenant.suspended_at);
+    return next;
+  end if;
+  if v_tenant.held_at is not null then
+    "position" := "position" + 1;
+    reason := format('%s holds the tenant since %s: start_workflow_step starts nothing, whatever is left.',
+      coalesce(v_tenant.held_by, 'Somebody'), stepquota._format_moment(v_tenant.held_at));
+    details := jsonb_build_object('held_at', v_tenant.held_at, 'held_by', v_tenant.held_by,
+      'held_because', v_tenant.held_because);
     return next;
   end if;
 end;
@@ -437,6 +464,7 @@ comment on function stepquota._list_quota_candidates(text, timestamptz) is
   'Every subscription item of a tenant, best first, with what it would give or why it does not qualify.';
 comment on function stepquota._resolve_quota(text, timestamptz) is
   'A tenant''s quota as its inputs say now, and what is worth reporting about it.';
+comment on function stepquota._refuse_missing_default_tier(text, text) is 'Raises WQ019: the policy''s default tier is no tier.';
 comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
 comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';
 comment on function stepquota.explain_workflow_step_quota(text) is

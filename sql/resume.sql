@@ -47,7 +47,7 @@ end;
 $_resume_quota_wait$;
 
 -- Resumes what can go on of one tenant, oldest place first, and says when to look again.
--- skipped_because is quota_exhausted, no_capacity, tenant_suspended, or NULL.
+-- skipped_because is quota_exhausted, no_capacity, tenant_suspended, operator_hold, or NULL.
 -- Locks: the caller holds the quota row FOR NO KEY UPDATE and has refreshed it. Runs without waiting:
 -- here quota goes before run, against the usual order.
 create or replace function stepquota._resume_tenant(
@@ -67,8 +67,8 @@ begin
   select p.* into v_policy from stepquota.policy p;
   v_capacity := stepquota._count_resumable_units(p_quota, p_now);
 
-  if (stepquota._host_find_tenant(p_quota.tenant)).suspended_at is not null then
-    skipped_because := 'tenant_suspended';
+  skipped_because := (stepquota._list_holds(stepquota._host_find_tenant(p_quota.tenant), false))[1];
+  if skipped_because is not null then
     v_due_at := p_now + v_policy.staleness;
   else
     for v_wait in select w.* from stepquota._host_list_quota_queue(p_quota.tenant) w loop
@@ -77,7 +77,7 @@ begin
       continue when v_run.run_id is null;  -- somebody is at it: the tenant stays due
       -- Whoever had the run before us may have closed the wait or changed its paths.
       v_wait := stepquota._host_find_quota_wait(p_quota.tenant, v_run.run_id);
-      continue when v_wait.wait_id is null;
+      continue when v_wait.wait_id is null or v_wait.is_held;
       if v_run.status not in ('RUNNING', 'WAITING') then
         perform stepquota._host_close_wait(v_run.tenant, v_wait.wait_id, 'CANCELED', null, p_now);
         perform stepquota._host_add_log(v_run.tenant, v_run.run_id, 'warning', 'quota wait closed: the run had ended',
@@ -246,7 +246,7 @@ begin
   v_answer.period_source := v_quota.period_source;
   v_answer.limit_source := v_quota.limit_source;
   v_capacity := stepquota._count_resumable_units(v_quota, v_now);
-  if (stepquota._host_find_tenant(p_tenant)).suspended_at is not null then
+  if stepquota._list_holds(stepquota._host_find_tenant(p_tenant), v_run.held_at is not null) <> '{}' then
     v_answer.reason := 'held';
   elsif v_answer.used_count >= v_quota.effective_limit then
     v_answer.reason := 'quota_exhausted';

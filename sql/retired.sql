@@ -1,5 +1,5 @@
 -- Internal functions of earlier releases that are no more, or that have other parameters now. Public
--- ones are never dropped here.
+-- ones are dropped only where their result has grown, to be made again with the same parameters.
 
 drop function if exists stepquota._give_limit_to_lane(text, timestamptz, bigint);
 drop function if exists stepquota._take_unit(text, stepquota._found_quota, integer, timestamptz);
@@ -7,3 +7,22 @@ drop function if exists stepquota._take_unit(text, integer, timestamptz);
 drop function if exists stepquota._describe_taken_unit(stepquota.workflow_step_quotas, integer, bigint, bigint);
 drop function if exists stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint);
 drop function if exists stepquota._host_count_steps(text, timestamptz);
+
+do $drop_for_more_columns$
+begin
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota.workflow_run_quota_pause(text, text)')
+       and 'reasons' <> all (p.proargnames)
+  ) then
+    drop function stepquota.workflow_run_quota_pause(text, text);
+  end if;
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota.reconcile_workflow_step_usage(text, timestamptz)')
+       and 'registered_step_count' <> all (p.proargnames)
+  ) then
+    drop function stepquota.reconcile_workflow_step_usage(text, timestamptz);
+  end if;
+end;
+$drop_for_more_columns$;

@@ -288,23 +288,41 @@ begin
 end;
 $check_batch_size$;
 
--- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed, and a part of reconciling. For any
+-- All that is due: waits whose time has come, the scan, alerts that could not be recorded at
+-- once, the ledger's partitions ahead, batches that were left open or are long closed, the order of new
+-- events, samples of usage, a part of reconciling. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
 as $tick$
+declare
+  v_tenant text := '';
 begin
   loop
     exit when stepquota.resolve_due_waits(100) = 0;
     commit;
   end loop;
   commit;
+  loop
+    v_tenant := stepquota.record_due_alerts(v_tenant);
+    commit;
+    exit when v_tenant is null;
+  end loop;
   call stepquota.resume_scan();
   perform stepquota.make_ledger_partitions();
   commit;
   loop
     exit when stepquota.tend_workflow_step_batches(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.order_quota_events(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
     commit;
   end loop;
   commit;
@@ -317,11 +335,11 @@ comment on function stepquota._mark_edited_tenants(timestamptz) is 'Marks paused
 comment on function stepquota._record_missed_exhaustion(text, timestamptz) is 'Records an exhaustion whose record was skipped.';
 comment on function stepquota.list_due_tenants(integer, text[]) is 'For resume_scan: paused tenants to look at now, longest due first, without those given.';
 comment on function stepquota.resume_due_tenant(text, integer) is
-  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, busy, error) and the error. WQ001 for a tenant that cannot be one.';
+  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, operator_hold, busy, error) and the error. WQ001 for a tenant that cannot be one.';
 comment on function stepquota.finish_resume_scan(bigint, integer, integer, jsonb, jsonb) is 'For resume_scan: closes the scan''s row.';
 comment on function stepquota.get_scan_seconds() is 'For resume_scan: policy.scan_seconds.';
 comment on function stepquota.check_batch_size(integer) is 'For resume_scan: raises WQ001 unless the batch size is from 1 to 100000.';
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches, a part of reconcile_all. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, resume_scan, ledger partitions, batches, events, samples of usage, a part of reconcile_all. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

@@ -47,6 +47,18 @@ begin
     then 'Optional. A role with CREATEROLE makes them; migrate again grants to them.' end;
   return next;
 
+  item := 'default tier';
+  if exists (select 1 from stepquota.tiers t where t.tier = v_policy.default_tier) then
+    state := 'ok';
+    detail := v_policy.default_tier;
+    hint := null;
+  else
+    state := 'error';
+    detail := format('%s does not exist: tenants without a plan of their own get WQ019', v_policy.default_tier);
+    hint := format('Make it with stepquota.set_tier_limit(%L, a number of steps), or set policy default_tier to another.', v_policy.default_tier);
+  end if;
+  return next;
+
   item := 'scheduler';
   select j.* into v_job from stepquota.scheduler_jobs j order by j.job_name limit 1;
   select s.* into v_scan from stepquota.resume_scans s where s.finished_at is not null order by s.scan_id desc limit 1;
@@ -108,6 +120,18 @@ begin
   detail := case when v_count = 0 then 'none' else format('%s, the oldest since %s', v_count, stepquota._format_moment(v_oldest)) end;
   hint := case when state = 'warn'
     then 'A process died with units it had not handed out: select * from stepquota.list_open_workflow_step_batches();' end;
+  return next;
+
+  item := 'event consumers';
+  select count(*), min(c.claimed_at), string_agg(format('%s (claimed %s, %s behind, %s not acknowledged)', c.consumer,
+           stepquota._format_moment(c.claimed_at), greatest(o.last_position - c.position, 0),
+           (select count(*) from stepquota.quota_event_claims l where l.consumer = c.consumer)), ', ' order by c.claimed_at, c.consumer)
+    into v_count, v_oldest, v_missing
+    from stepquota.quota_event_consumers c, stepquota.quota_event_order o;
+  state := case when v_oldest < v_now - interval '1 hour' then 'warn' else 'ok' end;
+  detail := case when v_count = 0 then 'none' else v_missing end;
+  hint := case when state = 'warn'
+    then 'One has not claimed for over an hour: start it, or select stepquota.remove_quota_event_consumer(''its name'');' end;
   return next;
 end;
 $status$;

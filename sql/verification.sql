@@ -79,8 +79,15 @@ as $verify_all$
   union all
   select distinct 'I5 no lost run', w.tenant, w.run_id, 'the run is paused by quota, but its tenant is not among paused_tenants'
     from stepquota.workflow_run_waits w
-   where w.status = 'WAITING' and w.wait_type = 'quota'
+   where w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held
      and not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant)
+  union all
+  select 'I5 no lost run', w.tenant, w.run_id,
+         case when w.is_held then 'its quota wait is outside the queue, but the run is not held'
+              else 'the run is held, but its quota wait is in the queue' end
+    from stepquota.workflow_run_waits w
+    join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+   where w.status = 'WAITING' and w.wait_type = 'quota' and w.is_held <> (r.held_at is not null)
   union all
   select 'I5 no lost run', p.tenant, p.resumption_id::text,
          format('the resumption is open, but its run %s is %s', p.run_id, coalesce(r.status, 'unknown'))

@@ -31,6 +31,7 @@ from .errors import (
     InvalidArgument,
     InvalidPolicyValue,
     MalformedStripeObject,
+    MissingDefaultTier,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -71,6 +72,7 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    Tenant,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -106,6 +108,7 @@ __all__ = [
     "Key",
     "LimitSource",
     "MalformedStripeObject",
+    "MissingDefaultTier",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
@@ -132,6 +135,7 @@ __all__ = [
     "StepquotaError",
     "StripeAction",
     "StripeObjectChange",
+    "Tenant",
     "TierLimitChange",
     "UnknownBatch",
     "UnknownPeriod",
@@ -159,9 +163,11 @@ __all__ = [
     "WorkflowStepUsageRepair",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -170,6 +176,9 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
+    "hold_tenant",
+    "hold_workflow_run",
     "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
@@ -180,6 +189,10 @@ __all__ = [
     "refresh_workflow_step_quota",
     "register_ledger",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
+    "remove_quota_event_consumer",
     "repair_workflow_step_usage",
     "reserve_workflow_step",
     "reserve_workflow_steps",
@@ -193,6 +206,7 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "suspend_tenant",
     "tick",
     "unregister_ledger",
     "verify_all",
@@ -216,10 +230,20 @@ cancel_workflow_run = _sync(calls.cancel_workflow_run)
 open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
+hold_workflow_run = _sync(calls.hold_workflow_run)
+release_workflow_run = _sync(calls.release_workflow_run)
+hold_tenant = _sync(calls.hold_tenant)
+release_tenant = _sync(calls.release_tenant)
+suspend_tenant = _sync(calls.suspend_tenant)
+reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
+claim_quota_events = _sync(calls.claim_quota_events)
+acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 reconcile_all = _sync(calls.reconcile_all)

@@ -12,9 +12,11 @@ from .execution import asynchronous as _async
 
 __all__ = [
     "Reserver",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -23,6 +25,9 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
+    "hold_tenant",
+    "hold_workflow_run",
     "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "map_stripe_customer",
@@ -33,6 +38,10 @@ __all__ = [
     "refresh_workflow_step_quota",
     "register_ledger",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
+    "remove_quota_event_consumer",
     "repair_workflow_step_usage",
     "reserve_workflow_step",
     "reserve_workflow_steps",
@@ -46,6 +55,7 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "suspend_tenant",
     "tick",
     "unregister_ledger",
     "verify_all",
@@ -69,10 +79,20 @@ cancel_workflow_run = _async(calls.cancel_workflow_run)
 open_workflow_run_wait = _async(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _async(calls.resolve_workflow_run_wait)
 resume_workflow_run = _async(calls.resume_workflow_run)
+hold_workflow_run = _async(calls.hold_workflow_run)
+release_workflow_run = _async(calls.release_workflow_run)
+hold_tenant = _async(calls.hold_tenant)
+release_tenant = _async(calls.release_tenant)
+suspend_tenant = _async(calls.suspend_tenant)
+reinstate_tenant = _async(calls.reinstate_tenant)
 resume_scan = _async(calls.resume_scan)
 tick = _async(calls.tick)
 claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
+forecast_workflow_step_usage = _async(calls.forecast_workflow_step_usage)
+claim_quota_events = _async(calls.claim_quota_events)
+acknowledge_quota_events = _async(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
 reconcile_all = _async(calls.reconcile_all)

@@ -16,6 +16,9 @@ begin
   if pg_catalog.to_regnamespace('{SCHEMA}') is null then
     create schema {SCHEMA};
     comment on schema {SCHEMA} is 'Which migrations of stepquota this database has had.';
+  elsif not pg_catalog.has_schema_privilege('{SCHEMA}', 'create') then
+    -- yoyo would only find that a table does not exist.
+    raise insufficient_privilege using message = 'permission denied for schema {SCHEMA}';
   end if;
 end;
 $create_schema$;

@@ -561,6 +561,132 @@ def resume_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.W
     )
 
 
+# -- Hold, suspend
+
+
+def hold_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRun]:
+    """Stop one run: what has started may finish, the next start answers ``held``.
+
+    Nothing but release_workflow_run brings it back, whatever quota there is. Safe to call again.
+    For the operator's role.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRun,
+        "hold_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def release_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRun]:
+    """End the hold on one run. It goes on at once if quota allows and nothing else stops it.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRun,
+        "release_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def hold_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Stop all runs of a tenant: what has started may finish, the next starts answer ``held``.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "hold_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def release_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """End the hold on a tenant, and resume what can go on. Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "release_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def suspend_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Suspend a tenant: what has started may finish, the next starts answer ``held``.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "suspend_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def reinstate_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Lift the suspension of a tenant, and resume what can go on. Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "reinstate_tenant", tenant=key(tenant), reason=text(reason))
+
+
 def resume_scan(batch_size: int = 100) -> Call[None]:
     """Resume every run that can go on, tenant by tenant in turns, for at most policy.scan_seconds.
 
@@ -646,6 +772,98 @@ def acknowledge_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) 
         tenant=key(tenant),
         resumption_id=uuid(resumption_id),
     )
+
+
+def forecast_workflow_step_usage(tenant: Key) -> Call[results.WorkflowStepUsageForecast]:
+    """When the tenant's quota will be used up, if it goes on as it does.
+
+    It rests on hourly samples that tick() makes: on the recent hours, and on the same hours of
+    earlier days.
+
+    Args:
+        tenant: the tenant.
+
+    Returns:
+        The forecast, with a range; it says how many hours of history it rests on.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+    """
+    return _row(
+        results.WorkflowStepUsageForecast, "forecast_workflow_step_usage", tenant=key(tenant)
+    )
+
+
+def claim_quota_events(
+    consumer: str,
+    max_events: int = 100,
+    lease: timedelta = timedelta(minutes=1),
+    event_types: Sequence[str] | None = None,
+    start_at: datetime | None = None,
+) -> Call[tuple[results.QuotaEvent, ...]]:
+    """Claim events for a consumer, such as a mailer of alerts. Each consumer gets every event.
+
+    Commit before acting on them, and soon: until then nobody else gets newer ones. Each is handed
+    out at least once, in the order in which they were committed; acknowledge those that are done.
+
+    Args:
+        consumer: the consumer's name. One that is not known is made by its first claim.
+        max_events: how many at most, from 1 to 10000.
+        lease: after how long those not acknowledged come again, at most a day.
+        event_types: the types it wants from now on; None leaves that as it is, at first all types.
+        start_at: where a new consumer starts; None is now. Ignored for one that is known.
+
+    Returns:
+        The events. Of one that wants few of very many an answer may be empty before the end.
+
+    Raises:
+        InvalidArgument: a name is None, empty or too long, a number is out of range, or a type is
+            not known.
+    """
+    return _rows(
+        results.QuotaEvent,
+        "claim_quota_events",
+        consumer=text(consumer),
+        max_events=int4(max_events),
+        lease=interval(lease),
+        event_types=text_array(event_types),
+        start_at=timestamptz(start_at),
+    )
+
+
+def acknowledge_quota_events(consumer: str, event_ids: Sequence[int]) -> Call[int]:
+    """Say that a consumer is done with events, so that they are not handed to it again.
+
+    Safe to call again.
+
+    Args:
+        consumer: the consumer.
+        event_ids: the events.
+
+    Returns:
+        How many of them had been handed to it and not been acknowledged yet.
+
+    Raises:
+        InvalidArgument: the name is None, empty or too long, or a number is None.
+    """
+    return _scalar(
+        int, "acknowledge_quota_events", consumer=text(consumer), event_ids=int8_array(event_ids)
+    )
+
+
+def remove_quota_event_consumer(consumer: str) -> Call[bool]:
+    """Forget a consumer that will not claim any more. If it claims again it is a new one.
+
+    Args:
+        consumer: the consumer.
+
+    Returns:
+        Whether there was such a consumer.
+
+    Raises:
+        InvalidArgument: the name is None, empty or too long.
+    """
+    return _scalar(bool, "remove_quota_event_consumer", consumer=text(consumer))
 
 
 def workflow_run_quota_pause(

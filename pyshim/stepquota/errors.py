@@ -27,6 +27,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidPolicyValue",
     "MalformedStripeObject",
+    "MissingDefaultTier",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
@@ -150,6 +151,10 @@ class UnsupportedStripeObject(StepquotaError, sqlstate="WQ017"):
 
 class UnknownPeriod(StepquotaError, sqlstate="WQ018"):
     """The tenant has no period that starts there."""
+
+
+class MissingDefaultTier(StepquotaError, sqlstate="WQ019"):
+    """The tier of policy default_tier does not exist, and the tenant has no other."""
 
 
 class CronMissing(StepquotaError, sqlstate="WQ020"):

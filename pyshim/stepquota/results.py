@@ -14,12 +14,14 @@ from uuid import UUID
 __all__ = [
     "AdjustmentKind",
     "CronJob",
+    "EventLevel",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "QuotaEvent",
     "QuotaExplanation",
     "RegisteredLedger",
     "RemovedCronJob",
@@ -31,6 +33,7 @@ __all__ = [
     "StepStatus",
     "StripeAction",
     "StripeObjectChange",
+    "Tenant",
     "TierLimitChange",
     "Verdict",
     "WaitStatus",
@@ -45,6 +48,7 @@ __all__ = [
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageAdjustment",
+    "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
     "WorkflowStepUsageRepair",
 ]
@@ -65,14 +69,16 @@ StepOutcome: TypeAlias = Literal[
 WaitType: TypeAlias = Literal["event", "retry", "human", "timeout", "time", "quota"]
 WaitStatus: TypeAlias = Literal["WAITING", "RESOLVED", "CANCELED"]
 
-PauseReason: TypeAlias = Literal["quota", "tenant_suspended"]
-"""Why a run is paused: its tenant's quota is used up, or its tenant is suspended."""
+PauseReason: TypeAlias = Literal["quota", "tenant_suspended", "operator_hold"]
+"""Why a run is paused: its tenant's quota is used up, its tenant is suspended, or an operator holds
+the run or its tenant."""
 
 ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "held"]
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
 AdjustmentKind: TypeAlias = Literal["repair", "import"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
+EventLevel: TypeAlias = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +265,8 @@ class WorkflowRun:
         node_path: where it stands: the path last started, or the one it was paused at.
         ledger_month: the month it was registered in, which is where all its attempts are kept.
         error: what it failed with.
+        held_at: since when an operator holds it; None is not held.
+        held_by, held_because: who, and why.
     """
 
     tenant: str
@@ -271,6 +279,9 @@ class WorkflowRun:
     error: Any
     registered_at: datetime
     ended_at: datetime | None
+    held_at: datetime | None
+    held_by: str | None
+    held_because: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +320,7 @@ class WorkflowRunWait:
         due_at: when it resolves by itself; None is never.
         queued_at: the run's place in its tenant's queue.
         payload: what it was opened with, then what it was resolved with.
+        is_held: whether it is a quota wait outside the queue, because its run is held.
     """
 
     tenant: str
@@ -325,6 +337,7 @@ class WorkflowRunWait:
     created_at: datetime
     resolved_at: datetime | None
     payload: Any
+    is_held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,14 +365,17 @@ class WorkflowRunResumption:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRunQuotaPause:
-    """Why a run is paused by quota, and what will unblock it.
+    """Why a run is paused, and what will unblock it. It goes on when no reason is left.
 
     Attributes:
+        reason: the first of reasons.
         used_count, effective_limit: the figures of now.
         paused_since: when the pause began.
         node_paths: the paths that wait.
-        unblocked_by: what can let it go on.
+        unblocked_by: what lifts the first reason.
         unblocks_at: when that happens by itself; None is never.
+        reasons: all that are left, each a PauseReason.
+        unblocked_by_each: what lifts each of them, in their order.
     """
 
     reason: PauseReason
@@ -374,6 +390,34 @@ class WorkflowRunQuotaPause:
     node_paths: tuple[str, ...]
     unblocked_by: str
     unblocks_at: datetime | None
+    reasons: tuple[str, ...]
+    unblocked_by_each: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaEvent:
+    """An event that was handed to a consumer.
+
+    Attributes:
+        tenant: whose it is; empty for what concerns all.
+        event_id: its number, to acknowledge it by.
+        event_type: what happened.
+        run_id: the run, where it is about one.
+        details: the circumstances, an object; its fields depend on the type.
+        created_at: when it was recorded.
+        delivery: how many times this consumer was handed it, from 1.
+        leased_until: from when on it is handed out again.
+    """
+
+    tenant: str
+    event_id: int
+    event_type: str
+    level: EventLevel
+    run_id: str | None
+    details: Any
+    created_at: datetime
+    delivery: int
+    leased_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,6 +529,58 @@ class RegisteredLedger:
     count_column: str | None
     registered_by: str
     registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant, as operators set it.
+
+    Attributes:
+        plan: the tier; None is served by the default tier.
+        suspended_at: since when it is suspended; None is not.
+        held_at: since when an operator holds it; None is not held.
+        held_by, held_because: who, and why.
+    """
+
+    tenant: str
+    plan: str | None
+    suspended_at: datetime | None
+    created_at: datetime
+    held_at: datetime | None
+    held_by: str | None
+    held_because: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageForecast:
+    """When a tenant's quota will be used up, if it goes on as it does.
+
+    Attributes:
+        as_of: the moment that it was made.
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        units_per_hour: the mean of the last six hours; None if not even one is known.
+        exhausts_at: when the quota is used up at the expected pace; as_of if it is, None if it
+            lasts until the period's end or too little is known.
+        exhausts_at_low: the earliest, if it goes as fast as may be expected; None likewise.
+        exhausts_at_high: the latest, if it goes as slowly; None likewise.
+        lasts: whether it lasts until the period's end at the expected pace; None if too little is
+            known.
+        history_hours: how many hours it rests on, at most 168.
+    """
+
+    tenant: str
+    as_of: datetime
+    period_start: datetime
+    period_end: datetime
+    used_count: int
+    effective_limit: int | None
+    units_per_hour: float | None
+    exhausts_at: datetime | None
+    exhausts_at_low: datetime | None
+    exhausts_at_high: datetime | None
+    lasts: bool | None
+    history_hours: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,19 +35,27 @@ def test_plpgsql_check_finds_nothing(database: Database) -> None:
 
 
 @pytest.mark.needs("plpgsql_check")
-def test_every_function_is_reached_by_a_pgtap_file(
+def test_every_function_and_every_event_type_is_reached_by_a_pgtap_file(
     server: Server, pytestconfig: pytest.Config
 ) -> None:
-    """As the server counted it; functions in SQL may be inlined and are not counted."""
+    """As the server counted it; functions in SQL may be inlined and are not counted.
+
+    That the events are as they are declared is part of running a file.
+    """
     files = sorted(_TAP_FILES.rglob("*.sql"))
     # Those that leave something behind come last: one database is enough for counting.
     files.sort(key=lambda path: "-- transaction: none" in path.read_text())
     database = tap_database(server, pytestconfig.stash[POOL])
+    written: set[str] = set()
     try:
         for path in files:
             with database.connect(autocommit=True) as connection:
-                run_script(connection, path)
+                written |= run_script(connection, path).event_types
         with database.connect() as connection:
+            declared = {
+                row[0]
+                for row in connection.execute("select event_type from stepquota.quota_event_types")
+            }
             missed = connection.execute(
                 """
                 select p.proname
@@ -61,3 +69,4 @@ def test_every_function_is_reached_by_a_pgtap_file(
     finally:
         database.drop()
     assert missed == []
+    assert declared - written == set()

@@ -183,3 +183,62 @@ def test_a_tier_raised_unnoticed_would_be_seen(
 ) -> None:
     blind_to_changes_for_all(database)
     assert race_a_tier(database, raise_commits_first)
+
+
+def race_a_release(database: Database, function: str) -> bool:
+    """A hold is read, the release commits, the pause commits; answer whether it is forgotten."""
+    watcher, releaser, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, releaser, pauser:
+        give_limit(watcher, "acme", 2)
+        use_units(watcher, "acme", 1)
+        call(watcher, "register_workflow_run", "acme", "r")
+        call(watcher, "hold_tenant", "acme", "x")
+        if function == "reinstate_tenant":
+            call(watcher, "release_tenant", "acme", "x")
+            call(watcher, "suspend_tenant", "acme", "x")
+        # The release has looked for paused runs, found none, and is not committed.
+        call(releaser, function, "acme", "done")
+        paused = Background(pauser, start)
+        paused.wait_until_blocked(watcher)
+        releaser.commit()
+        paused.result()
+        assert violations(watcher) == []
+        return is_forgotten(watcher)
+
+
+@pytest.mark.parametrize("function", ["release_tenant", "reinstate_tenant"])
+def test_a_release_between_the_hold_and_the_pause(database: Database, function: str) -> None:
+    assert not race_a_release(database, function)
+
+
+@pytest.mark.parametrize("function", ["release_tenant", "reinstate_tenant"])
+def test_a_release_would_be_lost_without_the_second_look(database: Database, function: str) -> None:
+    blind_to_changes_for_all(database)
+    break_function(database, "_hold_start", "if v_holds = '{}' then", "if false then")
+    break_function(
+        database,
+        "_hold_start",
+        "p_run, p_node_path, v_holds[1],",
+        "p_run, p_node_path, 'operator_hold',",
+    )
+    assert race_a_release(database, function)
+
+
+def race_a_release_of_the_run(database: Database) -> str:
+    """A run is released while it is started; answer where it ends."""
+    watcher, releaser, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, releaser, pauser:
+        give_limit(watcher, "acme", 2)
+        call(watcher, "register_workflow_run", "acme", "r")
+        call(watcher, "hold_workflow_run", "acme", "r", "x")
+        assert start(watcher) == "held"
+        call(releaser, "release_workflow_run", "acme", "r", "done")
+        started = Background(pauser, start)
+        assert started.wait_until_blocked(watcher)
+        releaser.commit()
+        assert violations(watcher) == []
+        return str(started.result())
+
+
+def test_a_release_of_the_run_while_it_starts(database: Database) -> None:
+    assert race_a_release_of_the_run(database) == "started"

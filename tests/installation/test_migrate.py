@@ -134,6 +134,14 @@ def test_a_missing_right_is_named_with_the_statement_that_gives_it(
     assert f'grant create on database "{name}" to "{name}"' in caught.value.hint
 
 
+def test_a_role_that_does_not_own_the_installation(database: Database) -> None:
+    with unprivileged_role(database) as url, pytest.raises(Problem) as caught:
+        migrate(url)
+    assert caught.value.what == (
+        f"the role {database.name} lacks a right: permission denied for schema stepquota_migrations"
+    )
+
+
 @contextmanager
 def unprivileged_role(database: Database) -> Iterator[str]:
     """A role of the database's name, for a block; gives the URL for it."""

@@ -47,13 +47,20 @@ PARTS = {
     "resume_due_tenant",
 }
 # For the one who keeps tables in order; tick() calls them.
-MAINTENANCE = {"make_ledger_partitions", "tend_workflow_step_batches"}
+MAINTENANCE = {
+    "make_ledger_partitions",
+    "order_quota_events",
+    "record_due_alerts",
+    "sample_workflow_step_usage",
+    "tend_workflow_step_batches",
+}
 
 PYTHON_TYPES: dict[str, Any] = {
     "text": str,
     "boolean": bool,
     "integer": int,
     "bigint": int,
+    "double precision": float,
     "uuid": UUID,
     "timestamp with time zone": datetime,
     "date": date,
@@ -204,6 +211,7 @@ def test_result_columns_are_those_of_the_catalogue(catalogue: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("class_", "table"),
     [
+        (results.Tenant, "tenants"),
         (results.WorkflowRun, "workflow_runs"),
         (results.WorkflowRunStep, "workflow_run_steps"),
         (results.WorkflowRunWait, "workflow_run_waits"),
@@ -233,6 +241,7 @@ def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(
         (results.WaitType, "workflow_run_waits_wait_type_is_known"),
         (results.AdjustmentKind, "workflow_step_usage_adjustments_kind_is_known"),
         (results.WaitStatus, "workflow_run_waits_status_is_known"),
+        (results.PauseReason, "workflow_run_waits_reason_is_known"),
         (results.PeriodSource, "workflow_step_quotas_period_source_is_known"),
         (results.LimitSource, "workflow_step_quotas_limit_source_is_known"),
     ],

@@ -26,6 +26,7 @@ declare
       "record_due_alerts", "sample_workflow_step_usage", "forecast_workflow_step_usage",
       "reconcile_all", "reconcile_tenant", "begin_reconciliation", "list_tenants_to_reconcile", "get_maintenance_seconds",
       "repair_workflow_step_usage", "import_workflow_step_usage", "register_ledger", "unregister_ledger",
+      "purge", "purge_rows", "purge_cron_history", "get_cron_history_cutoff", "forget_tenant",
       "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",

@@ -257,6 +257,96 @@ as $_host_has_working_step$
             and s.node_path = any (w.node_paths)));
 $_host_has_working_step$;
 
+-- A month's count of every tenant and period, for its summary.
+create or replace function stepquota._host_count_month_steps(p_month date)
+returns table (tenant text, period_start timestamptz, step_count bigint)
+language sql
+stable
+as $_host_count_month_steps$
+  select s.tenant, s.period_start, count(*)
+    from stepquota.workflow_run_steps s
+   where s.ledger_month = p_month
+   group by s.tenant, s.period_start;
+$_host_count_month_steps$;
+
+-- Whether a month has runs that have not ended, or not by that moment; by workflow_runs_month_ended_at_idx.
+create or replace function stepquota._host_has_run_after(p_month date, p_moment timestamptz)
+returns boolean
+language sql
+stable
+as $_host_has_run_after$
+  select exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at is null)
+      or exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at > p_moment);
+$_host_has_run_after$;
+
+-- Runs of months up to the given one, without some, that have ended by that moment; by the same index.
+create or replace function stepquota._host_list_ended_runs(
+  p_last_month date, p_without date[], p_moment timestamptz, p_limit integer)
+returns setof stepquota.workflow_runs
+language sql
+stable
+as $_host_list_ended_runs$
+  select r.* from stepquota.workflow_runs r
+   where r.ledger_month <= p_last_month and r.ledger_month <> all (p_without) and r.ended_at <= p_moment
+   order by r.ledger_month, r.ended_at
+   limit p_limit;
+$_host_list_ended_runs$;
+
+-- Deletes at most so many of a run's steps; answers how many by period.
+create or replace function stepquota._host_delete_steps(p_tenant text, p_run_id text, p_ledger_month date, p_limit bigint)
+returns table (period_start timestamptz, step_count bigint)
+language sql
+volatile
+as $_host_delete_steps$
+  with gone as (
+    delete from stepquota.workflow_run_steps s
+     where s.tenant = p_tenant and s.run_id = p_run_id and s.ledger_month = p_ledger_month
+       and (s.node_path, s.attempt) in (
+         select i.node_path, i.attempt from stepquota.workflow_run_steps i
+          where i.tenant = p_tenant and i.run_id = p_run_id and i.ledger_month = p_ledger_month
+          limit p_limit)
+    returning s.period_start)
+  select g.period_start, count(*) from gone g group by g.period_start order by g.period_start;
+$_host_delete_steps$;
+
+-- Deletes a run, with its waits and logs.
+create or replace function stepquota._host_delete_run(p_tenant text, p_run_id text)
+returns void
+language plpgsql
+volatile
+as $_host_delete_run$
+begin
+  delete from stepquota.workflow_run_waits w where w.tenant = p_tenant and w.run_id = p_run_id;
+  delete from stepquota.workflow_run_logs l where l.tenant = p_tenant and l.run_id = p_run_id;
+  delete from stepquota.workflow_runs r where r.tenant = p_tenant and r.run_id = p_run_id;
+end;
+$_host_delete_run$;
+
+-- Deletes at most so many logs of before that moment; answers how many.
+create or replace function stepquota._host_delete_logs(p_before timestamptz, p_limit integer)
+returns bigint
+language plpgsql
+volatile
+as $_host_delete_logs$
+declare
+  v_old record;
+  v_count bigint := 0;
+begin
+  for v_old in
+    select o.tenant, array_agg(o.run_id) as run_ids, array_agg(o.log_id) as log_ids
+      from (select l.tenant, l.run_id, l.log_id from stepquota.workflow_run_logs l
+             where l.logged_at < p_before order by l.logged_at limit p_limit) o
+     group by o.tenant
+     order by o.tenant
+  loop
+    delete from stepquota.workflow_run_logs l
+     where l.tenant = v_old.tenant and l.run_id = any (v_old.run_ids) and l.log_id = any (v_old.log_ids);
+    v_count := v_count + cardinality(v_old.log_ids);
+  end loop;
+  return v_count;
+end;
+$_host_delete_logs$;
+
 -- Every tenant's count of every period, for verify_all().
 create or replace function stepquota._host_count_all_steps()
 returns table (tenant text, period_start timestamptz, step_count bigint)
@@ -539,6 +629,12 @@ comment on function stepquota._host_find_latest_attempt(text, text, text, date) 
 comment on function stepquota._host_has_working_step(text, text, date) is 'Host: whether a branch of the run is at work.';
 comment on function stepquota._host_summarize_steps(text, timestamptz[]) is 'Host: what the ledger has of a tenant''s periods.';
 comment on function stepquota._host_list_suspect_steps(text, timestamptz, text, timestamptz) is 'Host: where what reconciliation found may come from.';
+comment on function stepquota._host_count_month_steps(date) is 'Host: a month''s count of every tenant and period.';
+comment on function stepquota._host_has_run_after(date, timestamptz) is 'Host: whether a month has runs that have not ended by then.';
+comment on function stepquota._host_list_ended_runs(date, date[], timestamptz, integer) is 'Host: runs that have ended by then.';
+comment on function stepquota._host_delete_steps(text, text, date, bigint) is 'Host: deletes steps of a run; answers how many by period.';
+comment on function stepquota._host_delete_run(text, text) is 'Host: deletes a run with its waits and logs.';
+comment on function stepquota._host_delete_logs(timestamptz, integer) is 'Host: deletes logs of before then; answers how many.';
 comment on function stepquota._host_count_all_steps() is 'Host: the ledger''s counts of all periods.';
 comment on function stepquota._host_find_wait(text, uuid) is 'Host: the wait.';
 comment on function stepquota._host_find_quota_wait(text, text) is 'Host: the run''s open quota wait.';

@@ -290,7 +290,7 @@ $check_batch_size$;
 
 -- All that is due: waits whose time has come, the scan, alerts that could not be recorded at
 -- once, the ledger's partitions ahead, batches that were left open or are long closed, the order of new
--- events, samples of usage, a part of reconciling. For any
+-- events, samples of usage, a part of reconciling and of purging. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
@@ -327,6 +327,7 @@ begin
   end loop;
   commit;
   call stepquota.reconcile_all();
+  call stepquota.purge();
 end;
 $tick$;
 
@@ -342,4 +343,4 @@ comment on function stepquota.check_batch_size(integer) is 'For resume_scan: rai
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, alerts, resume_scan, ledger partitions, batches, events, samples of usage, a part of reconcile_all. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, resume_scan, ledger partitions, batches, events, samples of usage, a part of reconcile_all and of purge. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

@@ -55,6 +55,7 @@ from .reserver import Reserver
 from .results import (
     AdjustmentKind,
     CronJob,
+    ForgottenRows,
     InvariantViolation,
     LimitSource,
     OpenWorkflowStepBatch,
@@ -102,6 +103,7 @@ __all__ = [
     "CronNotGranted",
     "CronRoleCannotLogIn",
     "CronScheduleNotSupported",
+    "ForgottenRows",
     "InvalidArgument",
     "InvalidPolicyValue",
     "InvariantViolation",
@@ -177,6 +179,7 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "forget_tenant",
     "hold_tenant",
     "hold_workflow_run",
     "import_workflow_step_usage",
@@ -184,6 +187,7 @@ __all__ = [
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "purge",
     "reconcile_all",
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
@@ -251,6 +255,8 @@ repair_workflow_step_usage = _sync(calls.repair_workflow_step_usage)
 import_workflow_step_usage = _sync(calls.import_workflow_step_usage)
 register_ledger = _sync(calls.register_ledger)
 unregister_ledger = _sync(calls.unregister_ledger)
+purge = _sync(calls.purge)
+forget_tenant = _sync(calls.forget_tenant)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tier_limit = _sync(calls.set_tier_limit)

@@ -26,6 +26,7 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "forget_tenant",
     "hold_tenant",
     "hold_workflow_run",
     "import_workflow_step_usage",
@@ -33,6 +34,7 @@ __all__ = [
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "purge",
     "reconcile_all",
     "reconcile_workflow_step_usage",
     "refresh_workflow_step_quota",
@@ -100,6 +102,8 @@ repair_workflow_step_usage = _async(calls.repair_workflow_step_usage)
 import_workflow_step_usage = _async(calls.import_workflow_step_usage)
 register_ledger = _async(calls.register_ledger)
 unregister_ledger = _async(calls.unregister_ledger)
+purge = _async(calls.purge)
+forget_tenant = _async(calls.forget_tenant)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)
 set_tenant_plan = _async(calls.set_tenant_plan)
 set_tier_limit = _async(calls.set_tier_limit)

@@ -1060,6 +1060,41 @@ def unregister_ledger(ledger: str) -> Call[bool]:
     return _scalar(bool, "unregister_ledger", ledger=text(ledger))
 
 
+def purge(batch_size: int = 1000) -> Call[None]:
+    """Delete what is old, for at most policy.maintenance_seconds; tick() does.
+
+    How long what is kept are policies: ended_runs_kept_for, events_kept_for and so on.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        batch_size: how many rows it deletes in one transaction, from 1 to 100000.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: the number is None or out of range.
+    """
+    return _procedure("purge", batch_size=int4(batch_size))
+
+
+def forget_tenant(tenant: Key, max_rows: int = 10000) -> Call[results.ForgottenRows]:
+    """Delete a part of all that belongs to a tenant, in all tables.
+
+    Call it until ``is_done``, and commit each time. Stop the tenant's programs first.
+
+    Args:
+        tenant: the tenant.
+        max_rows: how many rows it deletes at most, about, from 1.
+
+    Returns:
+        How many rows were deleted, and whether that was all.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the number is below 1.
+    """
+    return _row(results.ForgottenRows, "forget_tenant", tenant=key(tenant), max_rows=int4(max_rows))
+
+
 # -- Plans, tiers, policy
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "AdjustmentKind",
     "CronJob",
     "EventLevel",
+    "ForgottenRows",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
@@ -581,6 +582,18 @@ class WorkflowStepUsageForecast:
     exhausts_at_high: datetime | None
     lasts: bool | None
     history_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenRows:
+    """What one call of forget_tenant deleted.
+
+    Attributes:
+        is_done: whether nothing of the tenant is left.
+    """
+
+    deleted_count: int
+    is_done: bool
 
 
 @dataclass(frozen=True, slots=True)

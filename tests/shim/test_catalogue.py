@@ -36,6 +36,7 @@ PARTS = {
     "check_batch_size",
     "check_cron",
     "finish_resume_scan",
+    "get_cron_history_cutoff",
     "get_maintenance_seconds",
     "get_scan_seconds",
     "list_cron_jobs",
@@ -50,6 +51,8 @@ PARTS = {
 MAINTENANCE = {
     "make_ledger_partitions",
     "order_quota_events",
+    "purge_cron_history",
+    "purge_rows",
     "record_due_alerts",
     "sample_workflow_step_usage",
     "tend_workflow_step_batches",

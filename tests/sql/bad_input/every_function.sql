@@ -59,6 +59,8 @@ insert into good values
   ('register_ledger', 1, 'text', 'charges', null), ('register_ledger', 2, 'text', 'app.charges', null), ('register_ledger', 3, 'text', 'tenant', null),
   ('register_ledger', 4, 'text', null, '{""}'), ('register_ledger', 5, 'text', 'at', '{NULL,""}'), ('register_ledger', 6, 'text', null, '{""}'),
   ('unregister_ledger', 1, 'text', 'charges', null),
+  ('purge', 1, 'integer', '1', '{NULL,0,-1,100001}'), ('purge_rows', 1, 'text', 'logs', '{NULL,"",tenants}'), ('purge_rows', 2, 'integer', '1', '{NULL,0,-1}'),
+  ('purge_cron_history', 1, 'integer', '1', '{NULL,0,-1}'), ('forget_tenant', 1, 'text', 'acme', null), ('forget_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
   ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),
   ('set_tier_limit', 1, 'text', 'pro', null), ('set_tier_limit', 2, 'bigint', '5', '{0,-1}'),
   ('set_policy', 1, 'text', 'staleness', '{NULL,"",nonsense,epoch}'), ('set_policy', 2, 'text', '10 seconds', '{NULL,"",soon,-1 second}'),
@@ -117,7 +119,7 @@ select pg_temp.refuses_class(c.statement, c.description) from calls c order by c
 
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
-  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'),
+  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
       -- Answers what it is asked with.
       ('list_cron_jobs'), ('list_open_workflow_step_batches')$$, 'every function is here');
 select * from finish();

@@ -82,7 +82,10 @@ as $_list_quota_candidates$
              = 'month'
              and (p.recurring_interval = 'year' or p.recurring_interval = 'month' and p.recurring_interval_count > 1)
              as is_by_month,
-           s.billing_cycle_anchor,
+           s.billing_cycle_anchor, policy.past_due_qualifies, policy.pause_collection_qualifies,
+           s.pause_collection is not null
+             and coalesce(to_timestamp((s.pause_collection ->> 'resumes_at')::double precision) > p_now, true)
+             as is_collection_paused,
            coalesce(s.cancel_at_period_end or s.cancel_at <= i.current_period_end, false) as is_due_to_end,
            i.current_period_end
              + case when s.trial_end = i.current_period_end then policy.trial_renewal_grace
@@ -109,6 +112,10 @@ as $_list_quota_candidates$
            i.limit_state in ('limited', 'unlimited') as has_valid_limit,
            case
              when i.status_rank is null then format('status %s does not qualify', i.status)
+             when i.status = 'past_due' and not i.past_due_qualifies
+               then 'its payment is past due, and policy past_due_qualifies is off'
+             when i.is_collection_paused and not i.pause_collection_qualifies
+               then 'its collection is paused, and policy pause_collection_qualifies is off'
              when i.ended_at <= p_now then format('it ended at %s', stepquota._format_moment(i.ended_at))
              when i.cancel_at <= p_now then format('it was due to end at %s', stepquota._format_moment(i.cancel_at))
              when i.item_start is null or i.item_end is null then 'a bound of its period is missing'

@@ -26,3 +26,11 @@ begin
   end if;
 end;
 $drop_for_more_columns$;
+drop function if exists stepquota._store_stripe_product(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._store_stripe_price(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._store_stripe_customer(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._store_stripe_subscription(jsonb, timestamptz, timestamptz);
+drop function if exists stepquota._list_subscription_with_items(text);
+drop function if exists stepquota._store_stripe_items(jsonb, text, timestamptz, timestamptz);
+drop function if exists stepquota._list_stripe_tenants(text, text);
+drop function if exists stepquota._store_stripe_object(jsonb, timestamptz);

@@ -288,9 +288,10 @@ begin
 end;
 $check_batch_size$;
 
--- All that is due: waits whose time has come, the scan, alerts that could not be recorded at
--- once, the ledger's partitions ahead, batches that were left open or are long closed, the order of new
--- events, samples of usage, a part of reconciling and of purging. For any
+-- All that is due: waits whose time has come, alerts that could not be recorded at once, changes of
+-- shared prices, the scan, the ledger's partitions ahead, batches that were left open or are long
+-- closed, the order of new events, samples of usage, old events of Stripe, a part of reconciling and
+-- purging. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
@@ -308,6 +309,11 @@ begin
     commit;
     exit when v_tenant is null;
   end loop;
+  loop
+    exit when stepquota.spread_stripe_changes(1000) = 0;
+    commit;
+  end loop;
+  commit;
   call stepquota.resume_scan();
   perform stepquota.make_ledger_partitions();
   commit;
@@ -323,6 +329,11 @@ begin
   commit;
   loop
     exit when stepquota.sample_workflow_step_usage(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.tend_stripe_events(10000) < 10000;
     commit;
   end loop;
   commit;
@@ -343,4 +354,4 @@ comment on function stepquota.check_batch_size(integer) is 'For resume_scan: rai
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, alerts, resume_scan, ledger partitions, batches, events, samples of usage, a part of reconcile_all and of purge. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, changes of shared prices, resume_scan, ledger partitions, batches, events, samples of usage, old events of Stripe, a part of reconcile_all and of purge. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

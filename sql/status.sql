@@ -16,6 +16,9 @@ declare
   v_missing text;
   v_count bigint;
   v_oldest timestamptz;
+  v_stripe record;
+  -- The feeders' moments are the real clock's.
+  v_clock timestamptz := clock_timestamp();
   v_failed bigint;
 begin
   select p.* into v_policy from stepquota.policy p;
@@ -133,6 +136,24 @@ begin
   detail := case when v_count = 0 then 'none' else v_missing end;
   hint := case when state = 'warn'
     then 'One has not claimed for over an hour: start it, or select stepquota.remove_quota_event_consumer(''its name'');' end;
+  return next;
+
+  item := 'stripe sync';
+  select h.* into v_stripe from stepquota.stripe_sync_health() h;
+  state := case
+    when v_stripe.livemode is null then 'info'
+    when v_stripe.dead_events > 0 then 'error'
+    when v_stripe.oldest_pending_at < v_clock - interval '5 minutes'
+      or coalesce(v_stripe.last_catch_up_at, '-infinity') < v_clock - interval '15 minutes'
+      or coalesce(v_stripe.last_full_sync_at, '-infinity') < v_clock - interval '26 hours' then 'warn'
+    else 'ok' end;
+  detail := case when v_stripe.livemode is null then 'not set up'
+    else format('%s events to work off, %s dead; last catch-up %s, last full sync %s', v_stripe.pending_events,
+      v_stripe.dead_events, coalesce(stepquota._format_moment(v_stripe.last_catch_up_at), 'never'),
+      coalesce(stepquota._format_moment(v_stripe.last_full_sync_at), 'never')) end;
+  hint := case
+    when v_stripe.livemode is null then 'Only if the mirror is filled from Stripe: docs/stripe.md says how.'
+    when state <> 'ok' then 'stepquota stripe check says what is wrong.' end;
   return next;
 
   item := 'reconciliation';

@@ -32,6 +32,7 @@ from .errors import (
     InvalidPolicyValue,
     MalformedStripeObject,
     MissingDefaultTier,
+    OtherStripeAccount,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -40,6 +41,9 @@ from .errors import (
     StalePause,
     StepAlreadyFinished,
     StepquotaError,
+    StripeListingIncomplete,
+    StripeSyncRunning,
+    TooManyUnseen,
     UnknownBatch,
     UnknownPeriod,
     UnknownPolicy,
@@ -62,6 +66,7 @@ from .results import (
     PauseReason,
     PeriodSource,
     PolicyChange,
+    ProblemLevel,
     QuotaExplanation,
     RegisteredLedger,
     RemovedCronJob,
@@ -73,6 +78,8 @@ from .results import (
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    StripeProblem,
+    StripeSyncHealth,
     Tenant,
     TierLimitChange,
     Verdict,
@@ -112,9 +119,11 @@ __all__ = [
     "MalformedStripeObject",
     "MissingDefaultTier",
     "OpenWorkflowStepBatch",
+    "OtherStripeAccount",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaExplanation",
     "RegisteredLedger",
     "RemovedCronJob",
@@ -136,9 +145,14 @@ __all__ = [
     "StepStatus",
     "StepquotaError",
     "StripeAction",
+    "StripeListingIncomplete",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
+    "StripeSyncRunning",
     "Tenant",
     "TierLimitChange",
+    "TooManyUnseen",
     "UnknownBatch",
     "UnknownPeriod",
     "UnknownPolicy",
@@ -169,6 +183,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
@@ -198,6 +213,7 @@ __all__ = [
     "release_workflow_run",
     "remove_quota_event_consumer",
     "repair_workflow_step_usage",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -210,8 +226,10 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unmap_stripe_customer",
     "unregister_ledger",
     "verify_all",
     "version",
@@ -262,6 +280,10 @@ set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)
+unmap_stripe_customer = _sync(calls.unmap_stripe_customer)
+requeue_stripe_events = _sync(calls.requeue_stripe_events)
+stripe_sync_health = _sync(calls.stripe_sync_health)
+check_stripe = _sync(calls.check_stripe)
 apply_stripe_object = _sync(calls.apply_stripe_object)
 enable_cron = _sync(calls.enable_cron)
 disable_cron = _sync(calls.disable_cron)

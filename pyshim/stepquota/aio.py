@@ -16,6 +16,7 @@ __all__ = [
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
     "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
@@ -45,6 +46,7 @@ __all__ = [
     "release_workflow_run",
     "remove_quota_event_consumer",
     "repair_workflow_step_usage",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
@@ -57,8 +59,10 @@ __all__ = [
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unmap_stripe_customer",
     "unregister_ledger",
     "verify_all",
     "version",
@@ -109,6 +113,10 @@ set_tenant_plan = _async(calls.set_tenant_plan)
 set_tier_limit = _async(calls.set_tier_limit)
 set_policy = _async(calls.set_policy)
 map_stripe_customer = _async(calls.map_stripe_customer)
+unmap_stripe_customer = _async(calls.unmap_stripe_customer)
+requeue_stripe_events = _async(calls.requeue_stripe_events)
+stripe_sync_health = _async(calls.stripe_sync_health)
+check_stripe = _async(calls.check_stripe)
 apply_stripe_object = _async(calls.apply_stripe_object)
 enable_cron = _async(calls.enable_cron)
 disable_cron = _async(calls.disable_cron)

@@ -1175,6 +1175,21 @@ def map_stripe_customer(customer: str, tenant: Key) -> Call[tuple[results.Stripe
     )
 
 
+def unmap_stripe_customer(customer: str) -> Call[tuple[results.StripeObjectChange, ...]]:
+    """Take back what map_stripe_customer said: metadata decides again.
+
+    Args:
+        customer: the customer's id at Stripe.
+
+    Returns:
+        What changed; ``action`` is deleted, or unchanged if it was not mapped.
+
+    Raises:
+        InvalidArgument: the customer is None, empty or too long.
+    """
+    return _rows(results.StripeObjectChange, "unmap_stripe_customer", customer=text(customer))
+
+
 def apply_stripe_object(
     object: object,  # noqa: A002 - its name in SQL
     fetched_at: datetime,
@@ -1205,6 +1220,45 @@ def apply_stripe_object(
         object=jsonb(object),
         fetched_at=timestamptz(fetched_at),
     )
+
+
+def requeue_stripe_events(event_ids: Sequence[str] | None = None) -> Call[int]:
+    """Make events that were given up due again, after their cause was put right.
+
+    Args:
+        event_ids: the events; None for all that are dead.
+
+    Returns:
+        How many they are.
+
+    Raises:
+        InvalidArgument: one of the ids is None.
+    """
+    return _scalar(int, "requeue_stripe_events", event_ids=text_array(event_ids))
+
+
+def stripe_sync_health() -> Call[results.StripeSyncHealth]:
+    """How the feeders of the Stripe mirror are.
+
+    Returns:
+        Account and mode of the mirror, what is to be worked off, and each feeder's last success.
+    """
+    return _row(results.StripeSyncHealth, "stripe_sync_health")
+
+
+def check_stripe(most: int = 100) -> Call[tuple[results.StripeProblem, ...]]:
+    """What is wrong with the Stripe mirror, for people.
+
+    Args:
+        most: how many rows of each kind of problem, from 1.
+
+    Returns:
+        A row a problem and object.
+
+    Raises:
+        InvalidArgument: the number is below 1.
+    """
+    return _rows(results.StripeProblem, "check_stripe", most=int4(most))
 
 
 # -- Scheduling

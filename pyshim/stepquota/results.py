@@ -22,6 +22,7 @@ __all__ = [
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaEvent",
     "QuotaExplanation",
     "RegisteredLedger",
@@ -34,6 +35,8 @@ __all__ = [
     "StepStatus",
     "StripeAction",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
     "Tenant",
     "TierLimitChange",
     "Verdict",
@@ -80,6 +83,7 @@ StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "
 AdjustmentKind: TypeAlias = Literal["repair", "import"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
 EventLevel: TypeAlias = Literal["info", "warning", "error"]
+ProblemLevel: TypeAlias = Literal["error", "warn", "info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,6 +631,46 @@ class StripeObjectChange:
     object_type: str
     object_id: str
     action: StripeAction
+
+
+@dataclass(frozen=True, slots=True)
+class StripeSyncHealth:
+    """How the feeders of the Stripe mirror are. A moment is None where there was none yet.
+
+    Attributes:
+        account: the Stripe account that the mirror belongs to; None if its key may not tell.
+        livemode: its mode; None if no sync has run yet.
+        needs_full_sync: no full sync has ended yet, or Stripe said that it lost events.
+    """
+
+    account: str | None
+    livemode: bool | None
+    pending_events: int
+    oldest_pending_at: datetime | None
+    dead_events: int
+    last_webhook_at: datetime | None
+    last_worked_off_at: datetime | None
+    last_catch_up_at: datetime | None
+    last_full_sync_at: datetime | None
+    needs_full_sync: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StripeProblem:
+    """Something of the Stripe mirror that somebody should put right.
+
+    Attributes:
+        problem: the kind.
+        hint: what to do.
+    """
+
+    problem: str
+    level: ProblemLevel
+    object_type: str | None
+    object_id: str | None
+    tenant: str | None
+    detail: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)

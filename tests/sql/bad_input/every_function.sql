@@ -66,6 +66,19 @@ insert into good values
   ('set_policy', 1, 'text', 'staleness', '{NULL,"",nonsense,epoch}'), ('set_policy', 2, 'text', '10 seconds', '{NULL,"",soon,-1 second}'),
   ('map_stripe_customer', 1, 'text', 'cus_1', null), ('map_stripe_customer', 2, 'text', 'acme', null),
   ('apply_stripe_object', 1, 'jsonb', '{"object": "product", "id": "prod_1"}', '{NULL,null,[],5,"{}"}'), ('apply_stripe_object', 2, 'timestamptz', '2026-04-01Z', '{NULL,infinity}'),
+  ('unmap_stripe_customer', 1, 'text', 'cus_1', null), ('spread_stripe_changes', 1, 'integer', '1', '{NULL,0,100001}'),
+  ('record_stripe_events', 1, 'jsonb', '[]', '{NULL,"{}","[{}]","[5]","[{\"id\": \"evt_1\"}]"}'), ('record_stripe_events', 2, 'text', 'webhook', '{NULL,"",post}'),
+  ('claim_stripe_events', 1, 'integer', '1', '{NULL,0,10001}'), ('claim_stripe_events', 2, 'interval', '1 minute', '{NULL,0,1 day}'),
+  ('finish_stripe_events', 1, 'text[]', '{}', '{NULL,"{NULL}"}'), ('requeue_stripe_events', 1, 'text[]', '{}', '{"{NULL}"}'), ('tend_stripe_events', 1, 'integer', '1', '{NULL,0}'),
+  ('fail_stripe_events', 1, 'text[]', '{}', '{NULL,"{NULL}"}'), ('fail_stripe_events', 2, 'text', 'busy', '{NULL}'), ('fail_stripe_events', 3, 'boolean', 'true', '{NULL}'), ('fail_stripe_events', 4, 'interval', null, '{}'),
+  ('bind_stripe_mirror', 1, 'text', null, '{}'), ('bind_stripe_mirror', 2, 'boolean', 'true', '{NULL}'), ('bind_stripe_mirror', 3, 'text', 'v', '{}'),
+  ('finish_stripe_catch_up', 1, 'timestamptz', null, '{}'), ('check_stripe', 1, 'integer', '1', '{NULL,0}'),
+  ('begin_stripe_sync', 1, 'text', 'me', null), ('begin_stripe_sync', 2, 'boolean', 'false', '{NULL}'),
+  -- No full sync is running here.
+  ('store_stripe_page', 1, 'text', 'me', null), ('store_stripe_page', 2, 'text', 'price', '{NULL,"",invoice,price}'), ('store_stripe_page', 3, 'jsonb', '[]', '{NULL,"{}","[5]"}'),
+  ('store_stripe_page', 4, 'timestamptz', '2026-04-01Z', '{NULL,infinity}'), ('store_stripe_page', 5, 'boolean', 'true', '{NULL}'),
+  ('list_unseen_stripe_objects', 1, 'text', 'me', null), ('list_unseen_stripe_objects', 2, 'boolean', 'false', '{NULL,false}'),
+  ('finish_stripe_sync', 1, 'text', 'me', null), ('finish_stripe_sync', 2, 'jsonb', '{}', '{NULL,[],"{}"}'), ('release_stripe_sync', 1, 'text', 'me', null),
   ('resume_scan', 1, 'integer', '1', '{NULL,0,-1,100001}'),
   ('make_ledger_partitions', 1, 'integer', '1', '{NULL,-1,121}'),
   ('resolve_due_waits', 1, 'integer', '1', '{NULL,0,-1}'),
@@ -121,6 +134,6 @@ select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
   $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
       -- Answers what it is asked with.
-      ('list_cron_jobs'), ('list_open_workflow_step_batches')$$, 'every function is here');
+      ('list_cron_jobs'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
 select * from finish();
 rollback;

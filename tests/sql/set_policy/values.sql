@@ -8,7 +8,8 @@ insert into policies values
   ('at_once_tenants', '5', '0'), ('at_once_runs', '5', '99999999999'), ('scan_seconds', '10', '3601'),
   ('resumption_counts_for', '00:10:00', '0 seconds'), ('stuck_after_deliveries', '3', '1.5'), ('usage_on_moved_period', 'reset', 'keep'), ('usage_on_other_period', 'carry', ''), ('notify_resumptions', 'false', ''),
   ('batch_open_for', '00:02:00', '0'), ('closed_batches_kept_for', '1 day', '-1 day'),
-  ('alert_percents', '{75,100}', '{0,50}');
+  ('alert_percents', '{75,100}', '{0,50}'),
+  ('past_due_qualifies', 'false', 'never'), ('pause_collection_qualifies', 'false', ''), ('stripe_event_attempts', '3', '0'), ('stripe_events_kept_for', '40 days', '30 days');
 select plan((select 3 * count(*)::integer + 11 from policies));
 select set_clock('2026-04-15Z');
 select set_eq($$select attname::text from pg_attribute where attrelid = 'stepquota.policy'::regclass and attnum > 0 and attname not in ('only_row', 'epoch', 'allow_test_clock')$$,

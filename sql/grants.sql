@@ -27,8 +27,12 @@ declare
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "claim_quota_events", "acknowledge_quota_events", "remove_quota_event_consumer", "order_quota_events",
       "record_due_alerts", "sample_workflow_step_usage", "forecast_workflow_step_usage",
-      "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
+      "redeliver_workflow_run_resumption", "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
+      "reconcile_all", "reconcile_tenant", "begin_reconciliation", "list_tenants_to_reconcile", "get_maintenance_seconds",
+      "repair_workflow_step_usage", "import_workflow_step_usage", "register_ledger", "unregister_ledger",
+      "purge", "purge_rows", "purge_cron_history", "get_cron_history_cutoff", "forget_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
+      "watch", "find_next_due_tenant", "find_next_due_wait", "count_seconds_until", "check_watch_seconds",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
       "check_cron", "list_cron_jobs"],
     "stepquota_sync": [

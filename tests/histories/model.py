@@ -13,6 +13,7 @@ from typing import Literal
 # What a new installation has.
 GRACE = timedelta(hours=72)
 LEASE = timedelta(minutes=1)
+STUCK_AFTER = 5
 PROMISED_FOR = timedelta(minutes=5)
 STUCK_AFTER = 5
 
@@ -80,15 +81,16 @@ class Resumption:
     queued_at: datetime
     unentered: list[str]
     status: str = "OPEN"
-    leased_until: datetime | None = None
+    claimable_at: datetime | None = None
     deliveries: list[int] = field(default_factory=list)
 
     def is_to_be_claimed(self, now: datetime) -> bool:
-        return self.status == "OPEN" and (self.leased_until is None or self.leased_until <= now)
+        return self.status == "OPEN" and (self.claimable_at is None or self.claimable_at <= now)
 
     def deliver(self, number: int, now: datetime) -> None:
         self.deliveries.append(number)
-        self.leased_until = now + LEASE
+        too_many = max(len(self.deliveries) - STUCK_AFTER, 0)
+        self.claimable_at = now + min(LEASE * 2**too_many, timedelta(hours=1))
 
 
 @dataclass

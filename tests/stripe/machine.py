@@ -29,7 +29,7 @@ from stepquota.stripe_sync.settings import ApiSettings
 from stepquota.stripe_sync.work import open_mirror, work_off, work_off_all
 
 from .fragile import Killed, connect_fragile
-from .mirrored import find_differences
+from .mirrored import find_differences, read_mirror
 
 TENANTS = ("acme", "globex", "initech")
 SECRET = "whsec_histories"
@@ -38,12 +38,14 @@ LISTS = "/v1/(products|prices|customers|subscriptions)"
 # The library itself tries three times.
 OFTEN_ENOUGH = 3
 
-# A lease that is over, and a wait that is over: as if time had passed.
-TIME_PASSES = (
-    "update stepquota.stripe_events set next_attempt_at = '-infinity' where status = 'pending'",
-    "update stepquota.stripe_sync_state set value = value - 'leased_until'"
-    " where name = 'full_sync_running'",
-)
+# A lease that is over, or a wait: as if time had passed.
+END_OF_EVENT_LEASES = """
+update stepquota.stripe_events set next_attempt_at = '-infinity' where status = 'pending'
+"""
+END_OF_SYNC_LEASE = """
+update stepquota.stripe_sync_state set value = value - 'leased_until'
+ where name = 'full_sync_running'
+"""
 STORED_QUOTAS = """
 select tenant, period_start, period_end, step_limit, period_source, limit_source,
        stripe_subscription_id
@@ -297,9 +299,7 @@ class Account(RuleBasedStateMachine):
     def forget_events(self) -> None:
         self.is_silent = True
         self.fake.forget_events()
-        on_clock = [s for s in self.fake.subscriptions if s.test_clock]
-        self.hidden |= {c.id for c in self.fake.customers if c.test_clock}
-        self.hidden |= {s.id for s in on_clock} | {i.id for s in on_clock for i in s.items}
+        self.hidden |= self.find_unlisted()
 
     @step(often=4, life=lives, troubles=troubles, most=st.sampled_from([1, 3, 20]))
     def work(self, life: int | None, troubles: list[Any], most: int) -> None:
@@ -326,8 +326,8 @@ class Account(RuleBasedStateMachine):
 
     @step(often=2)
     def time_passes(self) -> None:
-        for statement in TIME_PASSES:
-            self.bench.connection.execute(statement.encode())
+        self.bench.connection.execute(END_OF_EVENT_LEASES.encode())
+        self.bench.connection.execute(END_OF_SYNC_LEASE.encode())
 
     @step(when=lambda self: "work" not in self.delayed, most=st.sampled_from([1, 3, 20]))
     def begin_delayed_work(self, most: int) -> None:
@@ -372,17 +372,36 @@ class Account(RuleBasedStateMachine):
         else:
             self.begin_delayed_sync({"price": 1, "unused price": 1, "customer": 2, "item": 3}[kind])
         last_change()
-        self.time_passes()
         if fast == "sync":
+            # The listing alone, not the answer to an event, is what the late answer must not pass.
+            if not ids & self.find_known() or ids & self.find_unlisted():
+                ids = set()
+            self.bench.connection.execute(END_OF_SYNC_LEASE.encode())
             self.sync(None, [], 99)
-        elif fast == "work":
-            self.courier.deliver()
         else:
-            catch_up(self.mirror, self.api)
-        work_off_all(self.mirror, self.api)
+            self.time_passes()
+            if fast == "work":
+                self.courier.deliver()
+            else:
+                catch_up(self.mirror, self.api)
+            work_off_all(self.mirror, self.api)
         self.end_delayed()
         # At once: a full sync later on would put it right.
         self.compare(ids)
+
+    def find_known(self) -> set[str]:
+        """Ids of all that the mirror has."""
+        mirror = read_mirror(self.bench.connection)
+        return {id for rows in mirror.values() for id in rows}  # noqa: A001 - as Stripe calls it
+
+    def find_unlisted(self) -> set[str]:
+        """Ids of all that is on a test clock: no list has them."""
+        on_clock = [s for s in self.fake.subscriptions if s.test_clock]
+        return {c.id for c in self.fake.customers if c.test_clock} | {
+            id
+            for s in on_clock
+            for id in (s.id, *(item.id for item in s.items))  # noqa: A001
+        }
 
     def change_once(
         self, kind: str, is_undone: bool, number: int

@@ -57,6 +57,7 @@ which = st.integers(0, 9)
 seeds = st.integers(0, 2**16)
 limits = st.sampled_from(["5", "50", "unlimited", "1,000", None])
 tenants = st.sampled_from([*TENANTS, None])
+kinds = st.sampled_from(["price", "price", "item", "item", "customer", "unused price"])
 often = st.sampled_from([0.0, 0.0, 0.3])
 # Statements until the process is killed; None: it is not.
 lives = st.one_of(st.none(), st.none(), st.integers(0, 12))
@@ -350,10 +351,10 @@ class Account(RuleBasedStateMachine):
 
     @step(
         often=5,
-        kind=st.sampled_from(["price", "item", "customer", "unused price"]),
-        slow=st.sampled_from(["work", "sync"]),
-        fast=st.sampled_from(["work", "sync", "catch up"]),
-        is_undone=st.booleans(),
+        kind=kinds,
+        slow=st.sampled_from(["work", "work", "sync"]),
+        fast=st.sampled_from(["work", "sync", "sync", "catch up"]),
+        is_undone=st.sampled_from([True, True, False]),
         number=which,
     )
     def overtake(self, kind: str, slow: str, fast: str, is_undone: bool, number: int) -> None:
@@ -387,6 +388,40 @@ class Account(RuleBasedStateMachine):
             work_off_all(self.mirror, self.api)
         self.end_delayed()
         # At once: a full sync later on would put it right.
+        self.compare(ids)
+
+    @step(
+        often=5,
+        kind=kinds,
+        feeder=st.sampled_from(["work", "work", "catch up", "sync"]),
+        statements=st.integers(0, 12),
+        number=which,
+    )
+    def be_killed(self, kind: str, feeder: str, statements: int, number: int) -> None:
+        """A process that brings a change is killed, and another one goes on."""
+        self.end_delayed()
+        self.time_passes()
+        work_off_all(self.mirror, self.api)
+        changed = self.change_once(kind, False, number)
+        if changed is None:
+            return
+        ids, last_change = changed
+        last_change()
+        if feeder == "work":
+            self.courier.mishaps = Mishaps()
+            self.courier.deliver()
+            self.run(statements, work_off)
+        elif feeder == "catch up":
+            self.run(statements // 3, catch_up)
+            self.run(None, catch_up)
+        else:
+            if not ids & self.find_known() or ids & self.find_unlisted():
+                ids = set()
+            self.run(statements * 2, full_sync)
+            self.time_passes()
+            self.run(None, lambda mirror, api: full_sync(mirror, api, from_start=number > 5))
+        self.time_passes()
+        work_off_all(self.mirror, self.api)
         self.compare(ids)
 
     def find_known(self) -> set[str]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from harness.recordings import list_recordings
 from stepquota.stripe_sync.catch_up import read_event
 
-ROOT = Path(__file__).parent.parent.parent
-FOLDER = Path(os.environ.get("STEPQUOTA_STRIPE_OBJECTS", ROOT.parent / "shared" / "stripe_objects"))
-FILES = sorted(FOLDER.glob("*.json"))
+FILES = list_recordings()
 
 Object = dict[str, Any]
 

@@ -20,7 +20,9 @@ declare
       "explain_workflow_step_quota", "refresh_workflow_step_quota", "resume_workflow_run",
       "hold_workflow_run", "release_workflow_run", "hold_tenant", "release_tenant",
       "suspend_tenant", "reinstate_tenant",
-      "set_tenant_plan", "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
+      "set_tenant_plan", "set_tenant_enforcement", "list_shadow_overruns",
+      "grant_workflow_steps", "revoke_workflow_step_grant",
+      "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
       "spread_stripe_changes", "tend_stripe_events", "requeue_stripe_events", "stripe_sync_health", "check_stripe",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "claim_quota_events", "acknowledge_quota_events", "remove_quota_event_consumer", "order_quota_events",
@@ -40,8 +42,8 @@ declare
       "finish_resume_scan", "get_scan_seconds", "check_batch_size"],
     "stepquota_observer": [
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
-      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status", "cron_sql",
-      "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
+      "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
+      "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
       "stripe_sync_health", "check_stripe"]
   }$json$;
   v_role text;

@@ -74,6 +74,15 @@ as $_host_set_tenant_suspended_at$
   update stepquota.tenants set suspended_at = p_suspended_at where tenant = p_tenant returning tenants.*;
 $_host_set_tenant_suspended_at$;
 
+-- NULL is as policy says.
+create or replace function stepquota._host_set_tenant_enforcement(p_tenant text, p_enforcement text)
+returns void
+language sql
+volatile
+as $_host_set_tenant_enforcement$
+  update stepquota.tenants set enforcement = p_enforcement where tenant = p_tenant;
+$_host_set_tenant_enforcement$;
+
 -- Whether a hold or a suspension stops the tenant. Every step's start asks it.
 create or replace function stepquota._host_is_tenant_held(p_tenant text)
 returns boolean
@@ -415,7 +424,8 @@ as $_host_cancel_open_waits$
 $_host_cancel_open_waits$;
 
 -- Locks so many runs of a tenant's queue, oldest place first, passing over those that somebody else has.
--- The one place that says which paused runs may be brought back: those that are not held. By workflow_run_waits_quota_queue_idx.
+-- The one place that says which paused runs may be brought back: those that are not held. By
+-- workflow_run_waits_quota_queue_idx.
 --
 -- Each run is looked up by its key, one after the other, whatever the planner believes of the tenant: a
 -- join of both tables was quadratic for one with far more runs than the others.
@@ -579,6 +589,7 @@ comment on function stepquota._host_set_tenant_plan(text, text, timestamptz) is 
 comment on function stepquota._host_lock_tenant(text, timestamptz) is 'Host: the tenant''s row, made if needed, locked.';
 comment on function stepquota._host_set_tenant_hold(text, timestamptz, text, text) is 'Host: holds or releases a tenant.';
 comment on function stepquota._host_set_tenant_suspended_at(text, timestamptz) is 'Host: suspends a tenant, or lifts that.';
+comment on function stepquota._host_set_tenant_enforcement(text, text) is 'Host: sets the tenant''s enforcement.';
 comment on function stepquota._host_is_tenant_held(text) is 'Host: whether a hold or a suspension stops the tenant.';
 comment on function stepquota._host_set_run_hold(text, text, timestamptz, text, text) is 'Host: holds or releases a run.';
 comment on function stepquota._host_set_wait_held(text, uuid, boolean) is 'Host: takes a quota wait out of the queue, or puts it back.';

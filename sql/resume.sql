@@ -8,7 +8,7 @@ language plpgsql
 stable
 as $_count_resumable_units$
 begin
-  if p_quota.effective_limit is null then
+  if p_quota.effective_limit is null or p_quota.enforcement = 'shadow' then
     return null;
   end if;
   return greatest(p_quota.effective_limit
@@ -304,7 +304,7 @@ begin
   v_capacity := stepquota._count_resumable_units(v_quota, v_now);
   if stepquota._list_holds(stepquota._host_find_tenant(p_tenant), v_run.held_at is not null) <> '{}' then
     v_answer.reason := 'held';
-  elsif v_answer.used_count >= v_quota.effective_limit then
+  elsif v_quota.enforcement = 'enforce' and v_answer.used_count >= v_quota.effective_limit then
     v_answer.reason := 'quota_exhausted';
   elsif v_capacity <= 0 then
     v_answer.reason := 'no_capacity';

@@ -12,6 +12,7 @@ drop function if exists stepquota._resume_quota_wait(
   stepquota.workflow_runs, stepquota.workflow_run_waits, bigint, text, jsonb, timestamptz);
 drop function if exists stepquota._add_resumption(
   stepquota.workflow_runs, stepquota.workflow_run_waits, text[], timestamptz);
+drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);
 
 do $drop_for_more_columns$
 begin

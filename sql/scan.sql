@@ -63,7 +63,7 @@ begin
       from (select t.tenant, h.inputs_hash,
                    t.inputs_hash is distinct from h.inputs_hash or q.tenant is null as is_edited,
                    -- Where the mark says that all is used up, it need not be counted.
-                   q.effective_limit is null
+                   q.effective_limit is null or q.enforcement = 'shadow'
                      or q.exhausted_at_count is null
                         and stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit as has_units_left,
                    coalesce(q.reported_period_start = q.period_start and 'quota_exhausted' = any (q.reported), false)
@@ -464,12 +464,12 @@ begin
   end loop;
   commit;
   loop
-    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
+    exit when stepquota.tend_stripe_events(10000) < 10000;
     commit;
   end loop;
   commit;
   loop
-    exit when stepquota.tend_stripe_events(10000) < 10000;
+    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
     commit;
   end loop;
   commit;

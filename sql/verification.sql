@@ -11,8 +11,8 @@ set search_path = pg_catalog, pg_temp
 as $verify_all$
   -- I1: what the lanes own together is the limit, or what is used where a limit was lowered below it.
   select 'I1 exact', q.tenant, q.period_start::text,
-         format('limit %s, carried %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
-           q.carried_count, l.used_count, coalesce(l.allowance::text, 'unlimited'))
+         format('limit %s (%s), carried %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
+           q.enforcement, q.carried_count, l.used_count, coalesce(l.allowance::text, 'unlimited'))
     from stepquota.workflow_step_quotas q
     join (select u.tenant, u.period_start, sum(u.used_count) as used_count,
                  case when bool_and(u.allowance is not null) then sum(u.allowance) end as allowance
@@ -20,7 +20,7 @@ as $verify_all$
            group by u.tenant, u.period_start) l
       on l.tenant = q.tenant and l.period_start = q.period_start
    where l.allowance is distinct from
-           case when q.effective_limit is not null
+           case when q.effective_limit is not null and q.enforcement = 'enforce'
                 then greatest(q.effective_limit - q.carried_count, l.used_count, 0) end
   union all
   select 'I1 exact', q.tenant, q.period_start::text, 'the current period has no lane'
@@ -28,6 +28,13 @@ as $verify_all$
    where not exists (
      select 1 from stepquota.workflow_step_usage_lanes u
       where u.tenant = q.tenant and u.period_start = q.period_start)
+  union all
+  -- I1: the stored quota contains what the grants gave.
+  select 'I1 exact', q.tenant, q.period_start::text,
+         format('%s units are granted, but the quota contains %s', c.granted_units, q.granted_units)
+    from stepquota.workflow_step_quotas q
+   cross join lateral stepquota._count_granted_units(q.tenant, q.period_start, q.refreshed_at) c
+   where c.granted_units <> q.granted_units
   union all
   -- I1: more used than the limit ever was in the period.
   select 'I1 exact', l.tenant, l.period_start::text,

@@ -45,6 +45,7 @@ from .errors import (
     StripeSyncRunning,
     TooManyUnseen,
     UnknownBatch,
+    UnknownGrant,
     UnknownPeriod,
     UnknownPolicy,
     UnknownResumption,
@@ -58,6 +59,7 @@ from .execution import synchronous as _sync
 from .reserver import Reserver
 from .results import (
     CronJob,
+    Enforcement,
     InvariantViolation,
     LimitSource,
     OpenWorkflowStepBatch,
@@ -69,6 +71,7 @@ from .results import (
     RemovedCronJob,
     ResumeReason,
     RunStatus,
+    ShadowOverrun,
     StatusItem,
     StatusState,
     StepOutcome,
@@ -89,6 +92,7 @@ from .results import (
     WorkflowRunStep,
     WorkflowRunWait,
     WorkflowStepBatch,
+    WorkflowStepGrant,
     WorkflowStepQuota,
     WorkflowStepsQuota,
     WorkflowStepsStart,
@@ -105,6 +109,7 @@ __all__ = [
     "CronNotGranted",
     "CronRoleCannotLogIn",
     "CronScheduleNotSupported",
+    "Enforcement",
     "InvalidArgument",
     "InvalidPolicyValue",
     "InvariantViolation",
@@ -130,6 +135,7 @@ __all__ = [
     "RunNotWaiting",
     "RunRegisteredDifferently",
     "RunStatus",
+    "ShadowOverrun",
     "StaleDelivery",
     "StalePause",
     "StatusItem",
@@ -148,6 +154,7 @@ __all__ = [
     "TierLimitChange",
     "TooManyUnseen",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -166,6 +173,7 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageReconciliation",
@@ -186,9 +194,11 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
+    "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
@@ -208,7 +218,9 @@ __all__ = [
     "resume_scan",
     "resume_workflow_run",
     "resumptions",
+    "revoke_workflow_step_grant",
     "set_policy",
+    "set_tenant_enforcement",
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
@@ -260,6 +272,10 @@ workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
+set_tenant_enforcement = _sync(calls.set_tenant_enforcement)
+list_shadow_overruns = _sync(calls.list_shadow_overruns)
+grant_workflow_steps = _sync(calls.grant_workflow_steps)
+revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)

@@ -29,9 +29,11 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
     "list_open_workflow_step_batches",
+    "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
@@ -51,7 +53,9 @@ __all__ = [
     "resume_scan",
     "resume_workflow_run",
     "resumptions",
+    "revoke_workflow_step_grant",
     "set_policy",
+    "set_tenant_enforcement",
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
@@ -103,6 +107,10 @@ workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)
 set_tenant_plan = _async(calls.set_tenant_plan)
+set_tenant_enforcement = _async(calls.set_tenant_enforcement)
+list_shadow_overruns = _async(calls.list_shadow_overruns)
+grant_workflow_steps = _async(calls.grant_workflow_steps)
+revoke_workflow_step_grant = _async(calls.revoke_workflow_step_grant)
 set_tier_limit = _async(calls.set_tier_limit)
 set_policy = _async(calls.set_policy)
 map_stripe_customer = _async(calls.map_stripe_customer)

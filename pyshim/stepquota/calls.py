@@ -988,6 +988,110 @@ def set_tenant_plan(tenant: Key, plan: str | None) -> Call[results.WorkflowStepQ
     return _row(results.WorkflowStepQuota, "set_tenant_plan", tenant=key(tenant), plan=text(plan))
 
 
+def set_tenant_enforcement(
+    tenant: Key, mode: Literal["enforce", "shadow"] | None
+) -> Call[results.WorkflowStepQuota]:
+    """Set whether a tenant is refused steps past its limit, and resume what can go on.
+
+    In shadow mode it is counted and never paused; what would have been paused is recorded, see
+    list_shadow_overruns. It takes effect on the next step.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        mode: enforce or shadow; None is as the policy ``enforcement`` says.
+
+    Returns:
+        The quota after it.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the mode is not a known word.
+    """
+    return _row(
+        results.WorkflowStepQuota, "set_tenant_enforcement", tenant=key(tenant), mode=text(mode)
+    )
+
+
+def list_shadow_overruns(tenant: Key | None = None) -> Call[tuple[results.ShadowOverrun, ...]]:
+    """Tenants that went past their limit in shadow mode: since when, and how far.
+
+    Args:
+        tenant: only this one; None is all.
+
+    Returns:
+        A row a tenant and period, the latest periods first.
+
+    Raises:
+        InvalidArgument: the tenant is empty or too long.
+    """
+    return _rows(results.ShadowOverrun, "list_shadow_overruns", tenant=key(tenant))
+
+
+def grant_workflow_steps(
+    tenant: Key,
+    units: int,
+    reason: str,
+    expires_at: datetime | None = None,
+    grant_key: str | None = None,
+) -> Call[results.WorkflowStepGrant]:
+    """Give a tenant steps on top of its limit, and resume what can go on.
+
+    Each unit is used once, after the period's own limit. What is left goes along into later periods
+    until it expires.
+
+    Args:
+        tenant: the tenant.
+        units: how many steps, from 1 to 10**12.
+        reason: why, for the record.
+        expires_at: until when they count, with a time zone; None is the end of the tenant's current
+            period.
+        grant_key: a payment's id for instance. The same key again gives nothing more. Without one,
+            each call gives anew.
+
+    Returns:
+        The grant; with a key that was used before, that one as it is.
+
+    Raises:
+        ValueError: expires_at has no time zone.
+        InvalidArgument: an argument is None, empty, too long, out of range or not in the future.
+    """
+    return _row(
+        results.WorkflowStepGrant,
+        "grant_workflow_steps",
+        tenant=key(tenant),
+        units=int8(units),
+        reason=text(reason),
+        expires_at=timestamptz(expires_at),
+        grant_key=text(grant_key),
+    )
+
+
+def revoke_workflow_step_grant(
+    tenant: Key, grant_id: UUID | str, reason: str
+) -> Call[results.WorkflowStepGrant]:
+    """Take back what is left of a grant. What was used of it stays used. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        grant_id: the grant.
+        reason: why, for the record.
+
+    Returns:
+        The grant after it.
+
+    Raises:
+        ValueError: grant_id is a text that is no UUID.
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownGrant: the tenant has no such grant.
+    """
+    return _row(
+        results.WorkflowStepGrant,
+        "revoke_workflow_step_grant",
+        tenant=key(tenant),
+        grant_id=uuid(grant_id),
+        reason=text(reason),
+    )
+
+
 def set_tier_limit(tier: str, step_limit: int | None) -> Call[results.TierLimitChange]:
     """Set the default limit of a tier, and resume what can go on. Recorded.
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 __all__ = [
     "CronJob",
+    "Enforcement",
     "EventLevel",
     "InvariantViolation",
     "LimitSource",
@@ -26,6 +27,7 @@ __all__ = [
     "RemovedCronJob",
     "ResumeReason",
     "RunStatus",
+    "ShadowOverrun",
     "StatusItem",
     "StatusState",
     "StepOutcome",
@@ -46,6 +48,7 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageForecast",
@@ -73,6 +76,9 @@ PauseReason: TypeAlias = Literal["quota", "tenant_suspended", "operator_hold"]
 the run or its tenant."""
 
 ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "held"]
+Enforcement: TypeAlias = Literal["enforce", "shadow"]
+"""Whether steps past the limit are refused, or only counted."""
+
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
@@ -470,6 +476,7 @@ class Tenant:
         suspended_at: since when it is suspended; None is not.
         held_at: since when an operator holds it; None is not held.
         held_by, held_because: who, and why.
+        enforcement: whether steps past its limit are refused; None is as policy says.
     """
 
     tenant: str
@@ -479,6 +486,64 @@ class Tenant:
     held_at: datetime | None
     held_by: str | None
     held_because: str | None
+    enforcement: Enforcement | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowOverrun:
+    """A period in which a tenant in shadow mode went past its limit.
+
+    Attributes:
+        effective_limit: the limit that was last in force in it.
+        used_count: units used in it by now.
+        over_count: how many of them are past the limit.
+        over_limit_since: when the first of them was taken.
+        paused_run_count: how many runs would have been paused.
+        is_current: whether it is the tenant's present period.
+        enforcement: the tenant's mode now.
+    """
+
+    tenant: str
+    period_start: datetime
+    period_end: datetime
+    effective_limit: int | None
+    used_count: int
+    over_count: int
+    over_limit_since: datetime
+    paused_run_count: int
+    is_current: bool
+    enforcement: Enforcement
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepGrant:
+    """Units given to a tenant on top of its limit.
+
+    Attributes:
+        grant_key: the giver's key for it; None is none.
+        units: units given.
+        spent_units: units charged to it: what was used past the limit, when its period or itself
+            ended.
+        period_start: the period it was given in.
+        expires_at: until when it counts; None is the end of its period.
+        closed_at: when it was found to count no more; None while it does.
+        closed_because: expired, used up, or why it was revoked.
+        closed_by: who revoked it; None if it ended by itself.
+    """
+
+    tenant: str
+    grant_id: UUID
+    grant_key: str | None
+    units: int
+    spent_units: int
+    period_start: datetime
+    expires_at: datetime | None
+    reason: str
+    granted_by: str
+    granted_at: datetime
+    closed_at: datetime | None
+    closed_because: str | None
+    closed_by: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,7 @@ def test_result_columns_are_those_of_the_catalogue(catalogue: dict[str, Any]) ->
         (results.WorkflowRunStep, "workflow_run_steps"),
         (results.WorkflowRunWait, "workflow_run_waits"),
         (results.WorkflowStepBatch, "workflow_step_batches"),
+        (results.WorkflowStepGrant, "workflow_step_grants"),
     ],
 )
 def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(
@@ -258,6 +259,7 @@ def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(
         (results.StepStatus, "workflow_run_steps_status_is_known"),
         (results.WaitType, "workflow_run_waits_wait_type_is_known"),
         (results.WaitStatus, "workflow_run_waits_status_is_known"),
+        (results.Enforcement, "tenants_enforcement_is_known"),
         (results.PauseReason, "workflow_run_waits_reason_is_known"),
         (results.PeriodSource, "workflow_step_quotas_period_source_is_known"),
         (results.LimitSource, "workflow_step_quotas_limit_source_is_known"),

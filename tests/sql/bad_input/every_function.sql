@@ -51,6 +51,10 @@ insert into good values
   ('workflow_run_quota_pause', 1, 'text', 'acme', null), ('workflow_run_quota_pause', 2, 'text', 'paused', null),
   ('reconcile_workflow_step_usage', 1, 'text', 'acme', null), ('reconcile_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
   ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),
+  ('grant_workflow_steps', 1, 'text', 'acme', null), ('grant_workflow_steps', 2, 'bigint', '1', '{NULL,0,-1,1000000000001}'), ('grant_workflow_steps', 3, 'text', 'asked for', null),
+  ('grant_workflow_steps', 4, 'timestamptz', null, '{infinity,2026-04-15Z,2026-04-14Z}'), ('grant_workflow_steps', 5, 'text', null, '{}'),
+  ('revoke_workflow_step_grant', 1, 'text', 'acme', null), ('revoke_workflow_step_grant', 2, 'uuid', '00000000-0000-0000-0000-000000000001', '{NULL,00000000-0000-0000-0000-000000000001}'), ('revoke_workflow_step_grant', 3, 'text', 'asked for', null),
+  ('set_tenant_enforcement', 1, 'text', 'acme', null), ('set_tenant_enforcement', 2, 'text', 'shadow', '{"",Shadow,off}'), ('list_shadow_overruns', 1, 'text', 'acme', '{""}'),
   ('set_tier_limit', 1, 'text', 'pro', null), ('set_tier_limit', 2, 'bigint', '5', '{0,-1}'),
   ('set_policy', 1, 'text', 'staleness', '{NULL,"",nonsense,epoch}'), ('set_policy', 2, 'text', '10 seconds', '{NULL,"",soon,-1 second}'),
   ('map_stripe_customer', 1, 'text', 'cus_1', null), ('map_stripe_customer', 2, 'text', 'acme', null),
@@ -82,6 +86,7 @@ insert into good values
   ('enable_cron', 1, 'text', '* * * * *', '{NULL,"",* * * * *}'), ('check_cron', 1, 'text', '* * * * *', '{NULL,"",* * * * *}');
 -- Texts that are keys or names: missing, empty, too long.
 update good set bad = array[null, '', repeat('x', 2000)] where bad is null;
+update good set bad = array['', repeat('x', 2000)] where function = 'grant_workflow_steps' and place = 5;
 
 create temp table calls as
 select g.function, format('%s %s.%s(%s)', case when p.prokind = 'p' then 'call' else 'select * from' end, 'stepquota', g.function, string_agg(

@@ -15,6 +15,21 @@ begin
 end;
 $_record_event$;
 
+-- One for each run, with details of its own.
+create or replace function stepquota._record_events(
+  p_tenant text, p_event_type text, p_level text, p_run_ids text[], p_details jsonb[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_record_events$
+begin
+  insert into stepquota.quota_events (tenant, event_type, level, run_id, details, created_at)
+  select p_tenant, p_event_type, p_level, e.run_id, e.details, p_now
+    from unnest(p_run_ids, p_details) with ordinality as e (run_id, details, place)
+   order by e.place;
+end;
+$_record_events$;
+
 -- Records an event that there is to be only one of, whatever happens meanwhile: a period that is left
 -- and come back to, marks that were lost. Answers whether it was the first. Would wait for who is
 -- recording the same, so whoever may not wait holds the tenant's quota row.
@@ -107,6 +122,7 @@ end;
 $_record_event_once$;
 
 comment on function stepquota._record_event(text, text, text, text, jsonb, timestamptz) is 'Adds a row to quota_events.';
+comment on function stepquota._record_events(text, text, text, text[], jsonb[], timestamptz) is 'Adds a row to quota_events for each run.';
 comment on function stepquota._record_event_under_key(text, text, text, text, text, jsonb, timestamptz) is
   'Adds a row to quota_events unless the tenant has one under the key; answers whether it did.';
 comment on function stepquota._make_once_key(text, timestamptz, text) is 'The key of an event of a period.';

@@ -56,8 +56,8 @@ begin
 
   -- used_count is NULL where there is more to do than to take the unit.
   select l.ctid, l.used_count + 1, l.others_used_count,
-         case when not (v_lane_count > 1 and stepquota._is_count_due(
-                          l.used_count + 1, v_carried_count + l.used_count + 1 + l.others_used_count, v_limit, v_lane_count))
+         case when not stepquota._is_count_due(
+                      l.used_count + 1, v_carried_count + l.used_count + 1 + l.others_used_count, v_limit, v_lane_count)
                and not coalesce(v_carried_count + l.used_count + 1 + l.others_used_count >= v_alert_at_count, false)
                and not stepquota._is_debugging()
               then v_carried_count + l.used_count + 1 + l.others_used_count end
@@ -75,6 +75,9 @@ begin
         p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
       if not v_answer.allowed then
         perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
+      elsif v_answer.used_count > v_answer.effective_limit then
+        perform stepquota._record_overrun(p_tenant, p_run_id, v_answer.used_count, v_answer.effective_limit,
+          v_answer.period_start, p_now);
       end if;
       return v_answer;
     end if;
@@ -85,6 +88,9 @@ begin
     end if;
     perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
       v_period_source, v_limit_source, v_tier);
+    if v_used_count > v_limit then
+      perform stepquota._record_overrun(p_tenant, p_run_id, v_used_count, v_limit, v_period_start, p_now);
+    end if;
   end if;
   -- The row is locked, so it is at this place until the transaction ends.
   update stepquota.workflow_step_usage_lanes l
@@ -98,7 +104,7 @@ end;
 $_take_unit$;
 
 -- Whether an answer's figures must be counted by looking at all lanes: near the limit, where they are
--- exact, and now and then. Else they rest on what the lane remembers of the others: summing all lanes
+-- exact, past it, where there is something to record, and now and then. Else they rest on what the lane remembers of the others: summing all lanes
 -- each time would cost more than the unit itself.
 create or replace function stepquota._is_count_due(
   p_own_count bigint, p_used_count bigint, p_limit bigint, p_lane_count integer)
@@ -106,7 +112,9 @@ returns boolean
 language sql
 immutable
 as $_is_count_due$
-  select p_own_count % 32 = 0 or coalesce(p_limit - p_used_count < p_lane_count * stepquota._get_lane_minimum(), false);
+  select p_lane_count > 1 and p_own_count % 32 = 0
+    or coalesce(p_limit - p_used_count
+         < case when p_lane_count > 1 then p_lane_count * stepquota._get_lane_minimum() else 0 end, false);
 $_is_count_due$;
 
 -- The answer for a unit taken from a lane.
@@ -200,8 +208,7 @@ begin
       elsif v_used_count is null then
         -- The lanes are gone, by hand or by a restore: without one there would be no end to this loop.
         v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
-        perform stepquota._fit_lanes(p_tenant, v_quota.period_start,
-          stepquota._count_units_left(v_quota.effective_limit, v_quota.carried_count));
+        perform stepquota._fit_lanes(p_tenant, v_quota.period_start, stepquota._get_lane_limit(v_quota));
         continue;
       elsif v_is_exhausted and v_found.is_trusted then
         return stepquota._describe_quota(v_quota, v_quota.carried_count + v_used_count, false);
@@ -440,6 +447,9 @@ begin
   perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
   if v_quota.granted < p_steps and v_quota.remaining = 0 then
     perform stepquota._record_exhaustion(p_tenant, stepquota._describe_batch(v_quota), null, v_now);
+  elsif v_quota.granted > 0 and v_quota.used_count > v_quota.effective_limit then
+    perform stepquota._record_overrun(p_tenant, null, v_quota.used_count, v_quota.effective_limit,
+      v_quota.period_start, v_now);
   end if;
   return v_quota;
 end;

@@ -6,6 +6,14 @@ drop function if exists stepquota._take_unit(text, stepquota._found_quota, integ
 drop function if exists stepquota._take_unit(text, integer, timestamptz);
 drop function if exists stepquota._describe_taken_unit(stepquota.workflow_step_quotas, integer, bigint, bigint);
 drop function if exists stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint);
+drop function if exists stepquota._host_list_quota_queue(text);
+drop function if exists stepquota._host_list_queued_tenants();
+drop function if exists stepquota._resume_quota_wait(
+  stepquota.workflow_runs, stepquota.workflow_run_waits, bigint, text, jsonb, timestamptz);
+drop function if exists stepquota._add_resumption(
+  stepquota.workflow_runs, stepquota.workflow_run_waits, text[], timestamptz);
+drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);
+drop function if exists stepquota._host_count_steps(text, timestamptz);
 
 do $drop_for_more_columns$
 begin
@@ -15,6 +23,13 @@ begin
        and 'reasons' <> all (p.proargnames)
   ) then
     drop function stepquota.workflow_run_quota_pause(text, text);
+  end if;
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota.reconcile_workflow_step_usage(text, timestamptz)')
+       and 'registered_step_count' <> all (p.proargnames)
+  ) then
+    drop function stepquota.reconcile_workflow_step_usage(text, timestamptz);
   end if;
 end;
 $drop_for_more_columns$;

@@ -196,6 +196,10 @@ begin
       end if;
       v_quota := stepquota._describe_batch(v_batch);
       perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
+      if v_units_left > 0 and v_quota.used_count > v_quota.effective_limit then
+        perform stepquota._record_overrun(p_tenant, p_run_id, v_quota.used_count, v_quota.effective_limit,
+          v_quota.period_start, v_now);
+      end if;
     end if;
   end if;
 

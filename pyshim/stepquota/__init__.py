@@ -45,6 +45,7 @@ from .errors import (
     StripeSyncRunning,
     TooManyUnseen,
     UnknownBatch,
+    UnknownGrant,
     UnknownPeriod,
     UnknownPolicy,
     UnknownResumption,
@@ -57,7 +58,10 @@ from .errors import (
 from .execution import synchronous as _sync
 from .reserver import Reserver
 from .results import (
+    AdjustmentKind,
     CronJob,
+    Enforcement,
+    ForgottenRows,
     InvariantViolation,
     LimitSource,
     OpenWorkflowStepBatch,
@@ -66,9 +70,11 @@ from .results import (
     PolicyChange,
     ProblemLevel,
     QuotaExplanation,
+    RegisteredLedger,
     RemovedCronJob,
     ResumeReason,
     RunStatus,
+    ShadowOverrun,
     StatusItem,
     StatusState,
     StepOutcome,
@@ -89,14 +95,19 @@ from .results import (
     WorkflowRunStep,
     WorkflowRunWait,
     WorkflowStepBatch,
+    WorkflowStepGrant,
     WorkflowStepQuota,
     WorkflowStepsQuota,
     WorkflowStepsStart,
     WorkflowStepStart,
+    WorkflowStepUsageAdjustment,
     WorkflowStepUsageReconciliation,
+    WorkflowStepUsageRepair,
 )
+from .resumption_loop import Resumptions, resumptions
 
 __all__ = [
+    "AdjustmentKind",
     "BatchClosed",
     "CronInOtherDatabase",
     "CronJob",
@@ -104,6 +115,8 @@ __all__ = [
     "CronNotGranted",
     "CronRoleCannotLogIn",
     "CronScheduleNotSupported",
+    "Enforcement",
+    "ForgottenRows",
     "InvalidArgument",
     "InvalidPolicyValue",
     "InvariantViolation",
@@ -118,16 +131,19 @@ __all__ = [
     "PolicyChange",
     "ProblemLevel",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ReservationLost",
     "Reserver",
     "ReserverClosed",
     "ResumeReason",
+    "Resumptions",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
     "RunRegisteredDifferently",
     "RunStatus",
+    "ShadowOverrun",
     "StaleDelivery",
     "StalePause",
     "StatusItem",
@@ -146,6 +162,7 @@ __all__ = [
     "TierLimitChange",
     "TooManyUnseen",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -164,9 +181,12 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
     "acknowledge_quota_events",
@@ -184,19 +204,28 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "forget_tenant",
+    "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
+    "import_workflow_step_usage",
     "list_open_workflow_step_batches",
+    "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "purge",
+    "reconcile_all",
     "reconcile_workflow_step_usage",
+    "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
+    "register_ledger",
     "register_workflow_run",
     "reinstate_tenant",
     "release_tenant",
     "release_workflow_run",
     "remove_quota_event_consumer",
+    "repair_workflow_step_usage",
     "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
@@ -204,7 +233,10 @@ __all__ = [
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "resumptions",
+    "revoke_workflow_step_grant",
     "set_policy",
+    "set_tenant_enforcement",
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
@@ -214,8 +246,10 @@ __all__ = [
     "suspend_tenant",
     "tick",
     "unmap_stripe_customer",
+    "unregister_ledger",
     "verify_all",
     "version",
+    "watch",
     "workflow_run_quota_pause",
 ]
 
@@ -243,16 +277,29 @@ suspend_tenant = _sync(calls.suspend_tenant)
 reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
+watch = _sync(calls.watch)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
 forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
 claim_quota_events = _sync(calls.claim_quota_events)
 acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
+reconcile_all = _sync(calls.reconcile_all)
+repair_workflow_step_usage = _sync(calls.repair_workflow_step_usage)
+import_workflow_step_usage = _sync(calls.import_workflow_step_usage)
+register_ledger = _sync(calls.register_ledger)
+unregister_ledger = _sync(calls.unregister_ledger)
+purge = _sync(calls.purge)
+forget_tenant = _sync(calls.forget_tenant)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
+set_tenant_enforcement = _sync(calls.set_tenant_enforcement)
+list_shadow_overruns = _sync(calls.list_shadow_overruns)
+grant_workflow_steps = _sync(calls.grant_workflow_steps)
+revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)

@@ -41,6 +41,7 @@ __all__ = [
     "StripeSyncRunning",
     "TooManyUnseen",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -203,3 +204,7 @@ class StripeSyncRunning(StepquotaError, sqlstate="WQ032"):
 
 class StripeListingIncomplete(StepquotaError, sqlstate="WQ033"):
     """The listing of a full sync of the Stripe mirror is not complete."""
+
+
+class UnknownGrant(StepquotaError, sqlstate="WQ040"):
+    """The tenant has no such grant."""

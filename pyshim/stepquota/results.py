@@ -12,8 +12,11 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 __all__ = [
+    "AdjustmentKind",
     "CronJob",
+    "Enforcement",
     "EventLevel",
+    "ForgottenRows",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
@@ -23,9 +26,11 @@ __all__ = [
     "ProblemLevel",
     "QuotaEvent",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ResumeReason",
     "RunStatus",
+    "ShadowOverrun",
     "StatusItem",
     "StatusState",
     "StepOutcome",
@@ -46,10 +51,13 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
 ]
 
 PeriodSource: TypeAlias = Literal["stripe_subscription", "presumed_renewal", "fallback_calendar"]
@@ -73,8 +81,12 @@ PauseReason: TypeAlias = Literal["quota", "tenant_suspended", "operator_hold"]
 the run or its tenant."""
 
 ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "held"]
+Enforcement: TypeAlias = Literal["enforce", "shadow"]
+"""Whether steps past the limit are refused, or only counted."""
+
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
+AdjustmentKind: TypeAlias = Literal["repair", "import"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
 EventLevel: TypeAlias = Literal["info", "warning", "error"]
 ProblemLevel: TypeAlias = Literal["error", "warn", "info"]
@@ -450,6 +462,9 @@ class WorkflowStepUsageReconciliation:
         drift: counter minus ledger.
         unledgered_count: the part of the drift that reserve_workflow_step took, whose callers keep
             a ledger of their own.
+        purged_step_count: the part of ledger_step_count that retention has deleted.
+        registered_ledgers: ledgers of callers that it was compared with; None if there are none.
+        registered_step_count: units that they have.
     """
 
     tenant: str
@@ -459,6 +474,72 @@ class WorkflowStepUsageReconciliation:
     ledger_step_count: int
     drift: int
     unledgered_count: int
+    purged_step_count: int
+    registered_ledgers: tuple[str, ...] | None
+    registered_step_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageRepair:
+    """What a repair did, or would do in a dry run.
+
+    Attributes:
+        used_count_before, used_count_after: units that the counter says are used.
+        unledgered_count_before, unledgered_count_after: those without a ledger row here.
+        ledger_step_count: attempts in the ledger, purged ones included.
+        changed: whether there is anything to mend.
+        adjustment_id: the adjusting entry; None if nothing was changed.
+        runs_resumed: paused runs that go on with what became free.
+    """
+
+    tenant: str
+    period_start: datetime
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    changed: bool
+    adjustment_id: UUID | None
+    runs_resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageAdjustment:
+    """An entry for a change of a counter that no step made.
+
+    Attributes:
+        adjustment_id: None if nothing was changed.
+        used_count_before, used_count_after: units used; for an import with what is carried.
+        adjusted_by: the role that was connected.
+    """
+
+    tenant: str
+    adjustment_id: UUID | None
+    period_start: datetime
+    kind: AdjustmentKind
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    adjusted_by: str
+    reason: str | None
+    adjusted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredLedger:
+    """A ledger that callers of reserve_workflow_step keep themselves."""
+
+    ledger: str
+    relation: str
+    tenant_column: str
+    period_column: str | None
+    time_column: str | None
+    count_column: str | None
+    registered_by: str
+    registered_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,6 +551,7 @@ class Tenant:
         suspended_at: since when it is suspended; None is not.
         held_at: since when an operator holds it; None is not held.
         held_by, held_because: who, and why.
+        enforcement: whether steps past its limit are refused; None is as policy says.
     """
 
     tenant: str
@@ -479,6 +561,64 @@ class Tenant:
     held_at: datetime | None
     held_by: str | None
     held_because: str | None
+    enforcement: Enforcement | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowOverrun:
+    """A period in which a tenant in shadow mode went past its limit.
+
+    Attributes:
+        effective_limit: the limit that was last in force in it.
+        used_count: units used in it by now.
+        over_count: how many of them are past the limit.
+        over_limit_since: when the first of them was taken.
+        paused_run_count: how many runs would have been paused.
+        is_current: whether it is the tenant's present period.
+        enforcement: the tenant's mode now.
+    """
+
+    tenant: str
+    period_start: datetime
+    period_end: datetime
+    effective_limit: int | None
+    used_count: int
+    over_count: int
+    over_limit_since: datetime
+    paused_run_count: int
+    is_current: bool
+    enforcement: Enforcement
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepGrant:
+    """Units given to a tenant on top of its limit.
+
+    Attributes:
+        grant_key: the giver's key for it; None is none.
+        units: units given.
+        spent_units: units charged to it: what was used past the limit, when its period or itself
+            ended.
+        period_start: the period it was given in.
+        expires_at: until when it counts; None is the end of its period.
+        closed_at: when it was found to count no more; None while it does.
+        closed_because: expired, used up, or why it was revoked.
+        closed_by: who revoked it; None if it ended by itself.
+    """
+
+    tenant: str
+    grant_id: UUID
+    grant_key: str | None
+    units: int
+    spent_units: int
+    period_start: datetime
+    expires_at: datetime | None
+    reason: str
+    granted_by: str
+    granted_at: datetime
+    closed_at: datetime | None
+    closed_because: str | None
+    closed_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,6 +651,18 @@ class WorkflowStepUsageForecast:
     exhausts_at_high: datetime | None
     lasts: bool | None
     history_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenRows:
+    """What one call of forget_tenant deleted.
+
+    Attributes:
+        is_done: whether nothing of the tenant is left.
+    """
+
+    deleted_count: int
+    is_done: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ def work(
         print(f"{done.objects} objects, {done.events} events worked off, {done.failed} failed")
         return
     _log_to_stderr()
-    with _crew(database_url, workers) as crew:
+    with _crew(database_url, workers) as (crew, _):
         crew.start(feed=False, listen=True)
         crew.wait()
 
@@ -187,8 +187,8 @@ def serve(
     whether the database can be reached.
     """
     _log_to_stderr()
-    with _stopped_by_signals():
-        _serve(database_url, host, port, path, None)
+    with _stopped_by_signals() as stopping:
+        _serve(database_url, host, port, path, None, stopping)
 
 
 @app.command()
@@ -206,9 +206,9 @@ def run(
     next time. GET /health answers whether everything works.
     """
     _log_to_stderr()
-    with _crew(database_url, workers) as crew:
+    with _crew(database_url, workers) as (crew, stopping):
         crew.start(feed=True, listen=True)
-        _serve(database_url, host, port, path, crew)
+        _serve(database_url, host, port, path, crew, stopping)
 
 
 @app.command()
@@ -359,7 +359,7 @@ def _opened(database_url: str | None) -> Iterator[tuple[Mirror, StripeApi]]:
 
 
 @contextmanager
-def _crew(database_url: str | None, workers: int) -> Iterator[Crew]:
+def _crew(database_url: str | None, workers: int) -> Iterator[tuple[Crew, _Stopping]]:
     settings = read_api_settings()
     parameters = read_database_url(_given(database_url))
     _need_library()
@@ -369,15 +369,23 @@ def _crew(database_url: str | None, workers: int) -> Iterator[Crew]:
     from .process import Crew, Options
 
     crew = Crew(parameters, settings, Options(workers=workers))
-    with _stopped_by_signals(crew.stop):
+    with _stopped_by_signals() as stopping:
+        stopping.then(crew.stop)
         try:
-            yield crew
+            yield crew, stopping
         finally:
             crew.stop()
             crew.wait()
 
 
-def _serve(database_url: str | None, host: str, port: int, path: str, crew: Crew | None) -> None:
+def _serve(
+    database_url: str | None,
+    host: str,
+    port: int,
+    path: str,
+    crew: Crew | None,
+    stopping: _Stopping,
+) -> None:
     secrets = read_webhook_secrets()
     parameters = read_database_url(_given(database_url))
     _need_library()
@@ -410,6 +418,12 @@ def _serve(database_url: str | None, host: str, port: int, path: str, crew: Crew
             backlog=2048,
         )
     )
+
+    def exit_in_order() -> None:
+        server.should_exit = True
+
+    # For a signal before the server handles signals itself.
+    stopping.then(exit_in_order)
     server.run(sockets=[listener])
 
 
@@ -430,28 +444,44 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-@contextmanager
-def _stopped_by_signals(
-    on_stop: Callable[[], None] = lambda: None,
-) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the block to end by itself; afterwards the exit status says so."""
-    received: list[int] = []
+class _Stopping:
+    """Whether a signal asked to end, and what is to be done then."""
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        on_stop()
-        if len(received) > 2:  # somebody is impatient
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._wanted: list[Callable[[], None]] = []
+
+    def __call__(self) -> bool:
+        return bool(self.received)
+
+    def then(self, do: Callable[[], None]) -> None:
+        """Do this when it is time, or now if it is."""
+        self._wanted.append(do)
+        if self.received:
+            do()
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """A signal has come."""
+        self.received.append(number)
+        for do in self._wanted:
+            do()
+        if len(self.received) > 3:  # somebody is impatient
             raise SystemExit(128 + number)
 
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[_Stopping]:
+    """Ctrl-C and SIGTERM ask the block to end by itself; afterwards the exit status says so."""
+    stopping = _Stopping()
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, stop) for number in handled]
+    before = [signal.signal(number, stopping.handle) for number in handled]
     try:
-        yield lambda: bool(received)
+        yield stopping
     finally:
         for number, handler in zip(handled, before, strict=True):
             signal.signal(number, handler)
-    if received:
-        raise SystemExit(128 + received[0])
+    if stopping.received:
+        raise SystemExit(128 + stopping.received[0])
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -47,9 +47,26 @@ insert into good values
   ('claim_workflow_run_resumptions', 3, 'interval', '1 minute', '{NULL,0,-1 minute,25 hours,1000000 years}'), ('claim_workflow_run_resumptions', 4, 'text', 'default', null),
   ('claim_workflow_run_resumptions', 5, 'text', 'acme', '{""}'),
   ('acknowledge_workflow_run_resumption', 1, 'text', 'acme', null), ('acknowledge_workflow_run_resumption', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'),
+  ('redeliver_workflow_run_resumption', 1, 'text', 'acme', null), ('redeliver_workflow_run_resumption', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'),
   ('workflow_run_quota_pause', 1, 'text', 'acme', null), ('workflow_run_quota_pause', 2, 'text', 'paused', null),
   ('reconcile_workflow_step_usage', 1, 'text', 'acme', null), ('reconcile_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('reconcile_tenant', 1, 'text', 'acme', null), ('reconcile_tenant', 2, 'boolean', 'false', '{NULL}'),
+  ('reconcile_all', 1, 'boolean', 'false', '{NULL}'), ('begin_reconciliation', 1, 'boolean', 'false', '{NULL}'),
+  ('list_tenants_to_reconcile', 1, 'integer', '1', '{NULL,0,-1}'), ('list_tenants_to_reconcile', 2, 'timestamptz', '2026-04-01Z', '{}'), ('list_tenants_to_reconcile', 3, 'text[]', '{}', '{NULL}'),
+  ('repair_workflow_step_usage', 1, 'text', 'acme', null), ('repair_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('repair_workflow_step_usage', 3, 'boolean', 'false', '{NULL}'), ('repair_workflow_step_usage', 4, 'text', 'why', '{}'),
+  ('import_workflow_step_usage', 1, 'text', 'acme', null), ('import_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('import_workflow_step_usage', 3, 'bigint', '1', '{NULL,-1,1000000000000000001}'), ('import_workflow_step_usage', 4, 'text', 'why', '{}'),
+  ('register_ledger', 1, 'text', 'charges', null), ('register_ledger', 2, 'text', 'app.charges', null), ('register_ledger', 3, 'text', 'tenant', null),
+  ('register_ledger', 4, 'text', null, '{""}'), ('register_ledger', 5, 'text', 'at', '{NULL,""}'), ('register_ledger', 6, 'text', null, '{""}'),
+  ('unregister_ledger', 1, 'text', 'charges', null),
+  ('purge', 1, 'integer', '1', '{NULL,0,-1,100001}'), ('purge_rows', 1, 'text', 'logs', '{NULL,"",tenants}'), ('purge_rows', 2, 'integer', '1', '{NULL,0,-1}'),
+  ('purge_cron_history', 1, 'integer', '1', '{NULL,0,-1}'), ('forget_tenant', 1, 'text', 'acme', null), ('forget_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
   ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),
+  ('grant_workflow_steps', 1, 'text', 'acme', null), ('grant_workflow_steps', 2, 'bigint', '1', '{NULL,0,-1,1000000000001}'), ('grant_workflow_steps', 3, 'text', 'asked for', null),
+  ('grant_workflow_steps', 4, 'timestamptz', null, '{infinity,2026-04-15Z,2026-04-14Z}'), ('grant_workflow_steps', 5, 'text', null, '{}'),
+  ('revoke_workflow_step_grant', 1, 'text', 'acme', null), ('revoke_workflow_step_grant', 2, 'uuid', '00000000-0000-0000-0000-000000000001', '{NULL,00000000-0000-0000-0000-000000000001}'), ('revoke_workflow_step_grant', 3, 'text', 'asked for', null),
+  ('set_tenant_enforcement', 1, 'text', 'acme', null), ('set_tenant_enforcement', 2, 'text', 'shadow', '{"",Shadow,off}'), ('list_shadow_overruns', 1, 'text', 'acme', '{""}'),
   ('set_tier_limit', 1, 'text', 'pro', null), ('set_tier_limit', 2, 'bigint', '5', '{0,-1}'),
   ('set_policy', 1, 'text', 'staleness', '{NULL,"",nonsense,epoch}'), ('set_policy', 2, 'text', '10 seconds', '{NULL,"",soon,-1 second}'),
   ('map_stripe_customer', 1, 'text', 'cus_1', null), ('map_stripe_customer', 2, 'text', 'acme', null),
@@ -73,6 +90,7 @@ insert into good values
   ('check_batch_size', 1, 'integer', '1', '{NULL,0,-1}'),
   ('resume_due_tenant', 1, 'text', 'acme', null), ('resume_due_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
   ('list_due_tenants', 1, 'integer', '1', '{NULL,0,-1}'), ('list_due_tenants', 2, 'text[]', '{}', '{NULL}'),
+  ('watch', 1, 'integer', '1', '{NULL,0,-1,3601}'), ('check_watch_seconds', 1, 'integer', '1', '{NULL,0,-1,3601}'), ('find_next_due_tenant', 1, 'text[]', '{}', '{NULL}'),
   ('finish_resume_scan', 1, 'bigint', '1', '{NULL}'), ('finish_resume_scan', 2, 'integer', '1', '{NULL}'), ('finish_resume_scan', 3, 'integer', '1', '{NULL}'),
   ('finish_resume_scan', 4, 'jsonb', '{}', '{NULL}'), ('finish_resume_scan', 5, 'jsonb', '[]', '{NULL,"{}",5}'),
   ('record_scheduler_job', 1, 'text', 'job', null), ('record_scheduler_job', 2, 'text', '* * * * *', '{""}'), ('record_scheduler_job', 3, 'text', 'call x()', '{NULL,""}'), ('record_scheduler_job', 4, 'text', 'someone', '{NULL,""}'),
@@ -80,6 +98,7 @@ insert into good values
   ('enable_cron', 1, 'text', '* * * * *', '{NULL,"",* * * * *}'), ('check_cron', 1, 'text', '* * * * *', '{NULL,"",* * * * *}');
 -- Texts that are keys or names: missing, empty, too long.
 update good set bad = array[null, '', repeat('x', 2000)] where bad is null;
+update good set bad = array['', repeat('x', 2000)] where function = 'grant_workflow_steps' and place = 5;
 
 create temp table calls as
 select g.function, format('%s %s.%s(%s)', case when p.prokind = 'p' then 'call' else 'select * from' end, 'stepquota', g.function, string_agg(
@@ -120,8 +139,8 @@ select pg_temp.refuses_class(c.statement, c.description) from calls c order by c
 
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
-  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'),
+  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
       -- Answers what it is asked with.
-      ('list_cron_jobs'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
+      ('list_cron_jobs'), ('count_seconds_until'), ('find_next_due_wait'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
 select * from finish();
 rollback;

@@ -7,7 +7,7 @@ insert into policies values
   ('trial_renewal_grace', '01:00:00', 'soon'), ('zero_limit_blocks', 'true', 'perhaps'), ('tenant_metadata_key', 'org', ''),
   ('at_once_tenants', '5', '0'), ('at_once_runs', '5', '99999999999'), ('scan_seconds', '10', '3601'),
   ('resumption_counts_for', '00:10:00', '0 seconds'), ('stuck_after_deliveries', '3', '1.5'), ('usage_on_moved_period', 'reset', 'keep'), ('usage_on_other_period', 'carry', ''), ('notify_resumptions', 'false', ''),
-  ('batch_open_for', '00:02:00', '0'), ('closed_batches_kept_for', '1 day', '-1 day'),
+  ('enforcement', 'shadow', 'off'), ('batch_open_for', '00:02:00', '0'), ('closed_batches_kept_for', '1 day', '-1 day'),
   ('alert_percents', '{75,100}', '{0,50}'),
   ('past_due_qualifies', 'false', 'never'), ('pause_collection_qualifies', 'false', ''), ('stripe_event_attempts', '3', '0'), ('stripe_events_kept_for', '40 days', '30 days');
 select plan((select 3 * count(*)::integer + 11 from policies));

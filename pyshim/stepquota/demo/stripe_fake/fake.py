@@ -87,20 +87,26 @@ class StripeFake:
         self.event_version = event_version
         self.faults = Faults()
         self.lock = threading.RLock()
-        self.requests: defaultdict[str, int] = defaultdict(int)
-        self.products: Shelf[Product] = Shelf()
-        self.prices: Shelf[Price] = Shelf()
-        self.customers: Shelf[Customer] = Shelf()
-        self.subscriptions: Shelf[Subscription] = Shelf()
-        self.items: dict[str, Item] = {}
-        self.deleted_customers: set[str] = set()
-        self.endpoints: list[Endpoint] = []
-        self._events: Shelf[Event] = Shelf()
-        self._subscriptions_of: defaultdict[str, list[str]] = defaultdict(list)
         self._clock = clock
-        self._ahead = 0.0
-        self._order = 0
-        self._events_are_lost = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again with an empty account."""
+        with self.lock:
+            self.faults.clear()
+            self.requests: defaultdict[str, int] = defaultdict(int)
+            self.products: Shelf[Product] = Shelf()
+            self.prices: Shelf[Price] = Shelf()
+            self.customers: Shelf[Customer] = Shelf()
+            self.subscriptions: Shelf[Subscription] = Shelf()
+            self.items: dict[str, Item] = {}
+            self.deleted_customers: set[str] = set()
+            self.endpoints: list[Endpoint] = []
+            self._events: Shelf[Event] = Shelf()
+            self._subscriptions_of: defaultdict[str, list[str]] = defaultdict(list)
+            self._ahead = 0.0
+            self._order = 0
+            self._events_are_lost = False
 
     # Time, events, endpoints
 
@@ -111,6 +117,11 @@ class StripeFake:
     def advance(self, **duration: float) -> None:
         """Let time pass: ``advance(days=31)``. Nothing is renewed by itself."""
         self._ahead += timedelta(**duration).total_seconds()
+
+    def forget_events(self) -> None:
+        """Forget all events at once, as if they were too old by now."""
+        with self.lock:
+            self._events = Shelf()
 
     @property
     def oldest_event(self) -> int:

@@ -15,9 +15,6 @@ from .fake import StripeFake
 
 
 class _Handler(WSGIRequestHandler):
-    # Head and body are sent by two writes; the second would wait for the client's acknowledgement.
-    disable_nagle_algorithm = True
-
     def log(self, type: str, message: str, *args: Any) -> None:
         """Say nothing."""
 

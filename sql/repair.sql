@@ -133,7 +133,8 @@ begin
   -- Another period's lanes stay closed at what is used: a period that was left while it ran was closed so.
   v_limit := case when v_is_current then stepquota._get_lane_limit(v_quota)
                   else used_count_after end;
-  select bool_or(u.used_count < 0 or u.unledgered_count not between 0 and u.used_count)
+  select count(*) = 0 and v_is_current
+         or coalesce(bool_or(u.used_count < 0 or u.unledgered_count not between 0 and u.used_count), false)
          or v_is_current and (
            coalesce(bool_or(u.used_count > u.allowance), false)
            or case when v_limit is null then bool_or(u.allowance is not null)
@@ -142,7 +143,7 @@ begin
     from stepquota.workflow_step_usage_lanes u
    where u.tenant = p_tenant and u.period_start = p_period_start;
   changed := used_count_after <> used_count_before or unledgered_count_after <> unledgered_count_before
-    or v_usage.has_stray_lane or coalesce(v_is_misdealt, v_is_current);
+    or v_usage.has_stray_lane or v_is_misdealt;
   if not changed or p_dry_run then
     return next;
     return;
@@ -162,7 +163,10 @@ begin
     update stepquota.workflow_step_quotas q set lane_count = v_lane_count where q.tenant = p_tenant;
     runs_resumed := stepquota._settle_capacity(p_tenant, 'repair', v_now);
   end if;
-  select c.* into v_usage from stepquota._compare_usage(p_tenant, array[p_period_start], v_ledgers) c;
+  -- The ledger was counted under the locks, and need not be counted again.
+  v_usage.used_count := used_count_after;
+  v_usage.unledgered_count := unledgered_count_after;
+  v_usage.has_stray_lane := false;
   perform stepquota._record_findings(p_tenant, v_usage, v_now, v_now);
   return next;
 end;

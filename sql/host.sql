@@ -287,14 +287,95 @@ as $_host_has_working_step$
             and s.node_path = any (w.node_paths)));
 $_host_has_working_step$;
 
-create or replace function stepquota._host_count_steps(p_tenant text, p_period_start timestamptz)
-returns bigint
+-- A month's count of every tenant and period, for its summary.
+create or replace function stepquota._host_count_month_steps(p_month date)
+returns table (tenant text, period_start timestamptz, step_count bigint)
 language sql
 stable
-as $_host_count_steps$
-  select count(*) from stepquota.workflow_run_steps s
-   where s.tenant = p_tenant and s.period_start = p_period_start;
-$_host_count_steps$;
+as $_host_count_month_steps$
+  select s.tenant, s.period_start, count(*)
+    from stepquota.workflow_run_steps s
+   where s.ledger_month = p_month
+   group by s.tenant, s.period_start;
+$_host_count_month_steps$;
+
+-- Whether a month has runs that have not ended, or not by that moment; by workflow_runs_month_ended_at_idx.
+create or replace function stepquota._host_has_run_after(p_month date, p_moment timestamptz)
+returns boolean
+language sql
+stable
+as $_host_has_run_after$
+  select exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at is null)
+      or exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at > p_moment);
+$_host_has_run_after$;
+
+-- Runs of months up to the given one, without some, that have ended by that moment; by the same index.
+create or replace function stepquota._host_list_ended_runs(
+  p_last_month date, p_without date[], p_moment timestamptz, p_limit integer)
+returns setof stepquota.workflow_runs
+language sql
+stable
+as $_host_list_ended_runs$
+  select r.* from stepquota.workflow_runs r
+   where r.ledger_month <= p_last_month and r.ledger_month <> all (p_without) and r.ended_at <= p_moment
+   order by r.ledger_month, r.ended_at
+   limit p_limit;
+$_host_list_ended_runs$;
+
+-- Deletes at most so many of a run's steps; answers how many by period.
+create or replace function stepquota._host_delete_steps(p_tenant text, p_run_id text, p_ledger_month date, p_limit bigint)
+returns table (period_start timestamptz, step_count bigint)
+language sql
+volatile
+as $_host_delete_steps$
+  with gone as (
+    delete from stepquota.workflow_run_steps s
+     where s.tenant = p_tenant and s.run_id = p_run_id and s.ledger_month = p_ledger_month
+       and (s.node_path, s.attempt) in (
+         select i.node_path, i.attempt from stepquota.workflow_run_steps i
+          where i.tenant = p_tenant and i.run_id = p_run_id and i.ledger_month = p_ledger_month
+          limit p_limit)
+    returning s.period_start)
+  select g.period_start, count(*) from gone g group by g.period_start order by g.period_start;
+$_host_delete_steps$;
+
+-- Deletes a run, with its waits and logs.
+create or replace function stepquota._host_delete_run(p_tenant text, p_run_id text)
+returns void
+language plpgsql
+volatile
+as $_host_delete_run$
+begin
+  delete from stepquota.workflow_run_waits w where w.tenant = p_tenant and w.run_id = p_run_id;
+  delete from stepquota.workflow_run_logs l where l.tenant = p_tenant and l.run_id = p_run_id;
+  delete from stepquota.workflow_runs r where r.tenant = p_tenant and r.run_id = p_run_id;
+end;
+$_host_delete_run$;
+
+-- Deletes at most so many logs of before that moment; answers how many.
+create or replace function stepquota._host_delete_logs(p_before timestamptz, p_limit integer)
+returns bigint
+language plpgsql
+volatile
+as $_host_delete_logs$
+declare
+  v_old record;
+  v_count bigint := 0;
+begin
+  for v_old in
+    select o.tenant, array_agg(o.run_id) as run_ids, array_agg(o.log_id) as log_ids
+      from (select l.tenant, l.run_id, l.log_id from stepquota.workflow_run_logs l
+             where l.logged_at < p_before order by l.logged_at limit p_limit) o
+     group by o.tenant
+     order by o.tenant
+  loop
+    delete from stepquota.workflow_run_logs l
+     where l.tenant = v_old.tenant and l.run_id = any (v_old.run_ids) and l.log_id = any (v_old.log_ids);
+    v_count := v_count + cardinality(v_old.log_ids);
+  end loop;
+  return v_count;
+end;
+$_host_delete_logs$;
 
 -- Every tenant's count of every period, for verify_all().
 create or replace function stepquota._host_count_all_steps()
@@ -306,6 +387,86 @@ as $_host_count_all_steps$
     from stepquota.workflow_run_steps s
    group by s.tenant, s.period_start;
 $_host_count_all_steps$;
+
+-- What the ledger has of a tenant's periods (NULL: of all): its rows; those that started outside their period
+-- as it is known; and duplicates: a run has one month, so an attempt counted twice is in another one too.
+create or replace function stepquota._host_summarize_steps(p_tenant text, p_period_starts timestamptz[])
+returns table (period_start timestamptz, step_count bigint, duplicate_count bigint, misplaced_count bigint)
+language sql
+stable
+as $_host_summarize_steps$
+  select s.period_start, count(*),
+         count(*) filter (where case when s.ledger_month <> r.ledger_month then exists (
+           select 1 from stepquota.workflow_run_steps o
+            where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+              and o.attempt = s.attempt and o.ledger_month = r.ledger_month) else false end),
+         count(*) filter (where s.started_at < p.period_start or s.started_at >= p.period_end)
+    from stepquota.workflow_run_steps s
+    left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+    left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
+   where s.tenant = p_tenant and (p_period_starts is null or s.period_start = any (p_period_starts))
+   group by s.period_start;
+$_host_summarize_steps$;
+
+-- Where what reconciliation found may come from, by hour and workflow. For wrong_period and duplicate: those
+-- rows. For ledger_ahead: rows of a time when their run was not there or had ended; if there are none, all
+-- since p_since. For counter_ahead: the places of steps that must have had a row: where a run stands, and
+-- attempts before a later one.
+create or replace function stepquota._host_list_suspect_steps(
+  p_tenant text, p_period_start timestamptz, p_class text, p_since timestamptz)
+returns table (hour timestamptz, workflow text, step_count bigint, run_ids text[])
+language sql
+stable
+as $_host_list_suspect_steps$
+  with step as (
+    select s.run_id, s.started_at, r.workflow,
+           p.tenant is null or s.started_at < p.period_start or s.started_at >= p.period_end as is_misplaced,
+           case when p_class = 'duplicate' and s.ledger_month <> r.ledger_month then exists (
+             select 1 from stepquota.workflow_run_steps o
+              where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+                and o.attempt = s.attempt and o.ledger_month = r.ledger_month) end as is_duplicate,
+           r.run_id is null or s.started_at < r.registered_at or s.started_at > r.ended_at as is_stray
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+      left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
+     where p_class in ('wrong_period', 'duplicate', 'ledger_ahead')
+       and s.tenant = p_tenant and s.period_start = p_period_start
+  ), suspect as (
+    select t.run_id, t.started_at, t.workflow
+      from step t
+     where case p_class
+             when 'wrong_period' then t.is_misplaced
+             when 'duplicate' then t.is_duplicate
+             else t.is_stray or t.started_at >= p_since and not exists (select 1 from step o where o.is_stray) end
+    union all
+    select r.run_id, coalesce(r.ended_at, r.registered_at), r.workflow
+      from stepquota.workflow_runs r
+     where p_class = 'counter_ahead' and r.tenant = p_tenant and r.node_path is not null and r.status <> 'WAITING'
+       and (r.ended_at is null or r.ended_at >= p_period_start)
+       and not exists (
+         select 1 from stepquota.workflow_run_steps s
+          where s.tenant = r.tenant and s.run_id = r.run_id and s.node_path = r.node_path
+            and s.ledger_month = r.ledger_month)
+       and not exists (
+         select 1 from stepquota.workflow_run_waits w
+          where w.tenant = r.tenant and w.run_id = r.run_id and r.node_path = any (w.node_paths))
+    union all
+    select s.run_id, s.started_at, r.workflow
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+     where p_class = 'counter_ahead' and s.tenant = p_tenant and s.period_start = p_period_start and s.attempt > 1
+       and not exists (
+         select 1 from stepquota.workflow_run_steps o
+          where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+            and o.attempt = s.attempt - 1 and o.ledger_month = s.ledger_month)
+  )
+  select date_trunc('hour', u.started_at, 'UTC'), u.workflow, count(*),
+         (array_agg(distinct u.run_id))[:20]
+    from suspect u
+   group by 1, 2
+   order by 1, 2
+   limit 100;
+$_host_list_suspect_steps$;
 
 -- workflow_run_waits -------------------------------------------------------------------------------
 
@@ -605,7 +766,14 @@ comment on function stepquota._host_finish_step(text, text, text, integer, date,
 comment on function stepquota._host_cancel_started_steps(text, text, date, timestamptz) is 'Host: cancels the attempts that are still started.';
 comment on function stepquota._host_find_latest_attempt(text, text, text, date) is 'Host: the greatest attempt of a path; NULL if none.';
 comment on function stepquota._host_has_working_step(text, text, date) is 'Host: whether a branch of the run is at work.';
-comment on function stepquota._host_count_steps(text, timestamptz) is 'Host: the ledger''s count of a period.';
+comment on function stepquota._host_summarize_steps(text, timestamptz[]) is 'Host: what the ledger has of a tenant''s periods.';
+comment on function stepquota._host_list_suspect_steps(text, timestamptz, text, timestamptz) is 'Host: where what reconciliation found may come from.';
+comment on function stepquota._host_count_month_steps(date) is 'Host: a month''s count of every tenant and period.';
+comment on function stepquota._host_has_run_after(date, timestamptz) is 'Host: whether a month has runs that have not ended by then.';
+comment on function stepquota._host_list_ended_runs(date, date[], timestamptz, integer) is 'Host: runs that have ended by then.';
+comment on function stepquota._host_delete_steps(text, text, date, bigint) is 'Host: deletes steps of a run; answers how many by period.';
+comment on function stepquota._host_delete_run(text, text) is 'Host: deletes a run with its waits and logs.';
+comment on function stepquota._host_delete_logs(timestamptz, integer) is 'Host: deletes logs of before then; answers how many.';
 comment on function stepquota._host_count_all_steps() is 'Host: the ledger''s counts of all periods.';
 comment on function stepquota._host_find_wait(text, uuid) is 'Host: the wait.';
 comment on function stepquota._host_find_quota_wait(text, text) is 'Host: the run''s open quota wait.';

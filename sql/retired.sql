@@ -14,6 +14,7 @@ drop function if exists stepquota._claim_of_tenant(text, text, text, integer, in
 drop function if exists stepquota._add_resumption(
   stepquota.workflow_runs, stepquota.workflow_run_waits, text[], timestamptz);
 drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);
+drop function if exists stepquota._host_count_steps(text, timestamptz);
 
 do $drop_for_more_columns$
 begin
@@ -23,6 +24,13 @@ begin
        and 'reasons' <> all (p.proargnames)
   ) then
     drop function stepquota.workflow_run_quota_pause(text, text);
+  end if;
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota.reconcile_workflow_step_usage(text, timestamptz)')
+       and 'registered_step_count' <> all (p.proargnames)
+  ) then
+    drop function stepquota.reconcile_workflow_step_usage(text, timestamptz);
   end if;
 end;
 $drop_for_more_columns$;

@@ -427,7 +427,8 @@ $check_watch_seconds$;
 
 -- All that is due: waits whose time has come, alerts that could not be recorded at once, changes of
 -- shared prices, the scan, the ledger's partitions ahead, batches that were left open or are long
--- closed, the order of new events, samples of usage, old events of Stripe. For any
+-- closed, the order of new events, samples of usage, old events of Stripe, a part of reconciling and
+-- purging. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
@@ -473,6 +474,8 @@ begin
     commit;
   end loop;
   commit;
+  call stepquota.reconcile_all();
+  call stepquota.purge();
 end;
 $tick$;
 
@@ -494,4 +497,4 @@ comment on function stepquota.check_watch_seconds(integer) is 'For watch: raises
 comment on procedure stepquota.watch(integer) is
   'Resolves waits and resumes runs when it is time, within about a second, for p_seconds (1 to 3600; 55). Call it every minute, beside tick(). Commits; CALL it outside a transaction block. WQ001 for another number of seconds.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, alerts, changes of shared prices, resume_scan, ledger partitions, batches, events, samples of usage, old events of Stripe. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, changes of shared prices, resume_scan, ledger partitions, batches, events, samples of usage, old events of Stripe, a part of reconcile_all and of purge. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

@@ -20,6 +20,7 @@ declare
   v_stripe record;
   -- The feeders' moments are the real clock's.
   v_clock timestamptz := clock_timestamp();
+  v_failed bigint;
 begin
   select p.* into v_policy from stepquota.policy p;
 
@@ -171,6 +172,35 @@ begin
   hint := case
     when v_stripe.livemode is null then 'Only if the mirror is filled from Stripe: docs/stripe.md says how.'
     when state <> 'ok' then 'stepquota stripe check says what is wrong.' end;
+  return next;
+
+  item := 'reconciliation';
+  select count(*) into v_count from stepquota.reconciliation_findings f where f.closed_at is null;
+  select min(r.reconciled_at), count(*) filter (where r.error is not null) into v_oldest, v_failed
+    from stepquota.reconciled_tenants r;
+  state := case when v_count > 0 or v_failed > 0 then 'error'
+    when v_oldest < v_now - 3 * v_policy.reconcile_every and v_scan.started_at < v_now - v_policy.reconcile_every then 'warn'
+    else 'ok' end;
+  detail := case when v_count > 0 then format('%s open findings', v_count)
+    when v_failed > 0 then format('%s tenants could not be compared', v_failed)
+    when v_oldest is null then 'no tenant was compared yet'
+    when v_oldest = '-infinity' then 'nothing is wrong, and some tenants are yet to be compared'
+    else format('nothing is wrong; every tenant was compared since %s', stepquota._format_moment(v_oldest)) end;
+  hint := case when v_count > 0 then 'select * from stepquota.reconciliation_findings where closed_at is null;'
+    when v_failed > 0 then 'select tenant, error from stepquota.reconciled_tenants where error is not null;'
+    when state = 'warn' then 'tick() does not get to it: raise policy maintenance_seconds, or call stepquota.reconcile_all(true);' end;
+  return next;
+
+  item := 'retention';
+  select string_agg(to_char(m.month, 'YYYY-MM'), ', ' order by m.month) into v_missing
+    from stepquota._list_old_ledger_months(v_now) m where not m.is_free;
+  select s.drop_tried_at into v_oldest from stepquota.purge_state s;
+  state := case when v_oldest is not null then 'warn' when v_missing is not null then 'info' else 'ok' end;
+  detail := case when v_oldest is not null
+      then format('a month of the ledger could not be dropped at %s', stepquota._format_moment(v_oldest))
+    else coalesce('months kept since runs of theirs go on: ' || v_missing, 'no old month of the ledger is left') end;
+  hint := case when state = 'warn' then 'A long transaction reads or writes the ledger; it is tried again every ten minutes.'
+    when state = 'info' then 'Look at runs of those months that never end: cancel_workflow_run ends one.' end;
   return next;
 end;
 $status$;

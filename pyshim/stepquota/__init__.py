@@ -58,8 +58,10 @@ from .errors import (
 from .execution import synchronous as _sync
 from .reserver import Reserver
 from .results import (
+    AdjustmentKind,
     CronJob,
     Enforcement,
+    ForgottenRows,
     InvariantViolation,
     LimitSource,
     OpenWorkflowStepBatch,
@@ -68,6 +70,7 @@ from .results import (
     PolicyChange,
     ProblemLevel,
     QuotaExplanation,
+    RegisteredLedger,
     RemovedCronJob,
     ResumeReason,
     RunStatus,
@@ -97,11 +100,14 @@ from .results import (
     WorkflowStepsQuota,
     WorkflowStepsStart,
     WorkflowStepStart,
+    WorkflowStepUsageAdjustment,
     WorkflowStepUsageReconciliation,
+    WorkflowStepUsageRepair,
 )
 from .resumption_loop import Resumptions, resumptions
 
 __all__ = [
+    "AdjustmentKind",
     "BatchClosed",
     "CronInOtherDatabase",
     "CronJob",
@@ -110,6 +116,7 @@ __all__ = [
     "CronRoleCannotLogIn",
     "CronScheduleNotSupported",
     "Enforcement",
+    "ForgottenRows",
     "InvalidArgument",
     "InvalidPolicyValue",
     "InvariantViolation",
@@ -124,6 +131,7 @@ __all__ = [
     "PolicyChange",
     "ProblemLevel",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ReservationLost",
     "Reserver",
@@ -176,7 +184,9 @@ __all__ = [
     "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
     "acknowledge_quota_events",
@@ -194,22 +204,28 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "forget_tenant",
     "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
+    "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "purge",
+    "reconcile_all",
     "reconcile_workflow_step_usage",
     "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
+    "register_ledger",
     "register_workflow_run",
     "reinstate_tenant",
     "release_tenant",
     "release_workflow_run",
     "remove_quota_event_consumer",
+    "repair_workflow_step_usage",
     "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
@@ -230,6 +246,7 @@ __all__ = [
     "suspend_tenant",
     "tick",
     "unmap_stripe_customer",
+    "unregister_ledger",
     "verify_all",
     "version",
     "watch",
@@ -270,6 +287,13 @@ acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
+reconcile_all = _sync(calls.reconcile_all)
+repair_workflow_step_usage = _sync(calls.repair_workflow_step_usage)
+import_workflow_step_usage = _sync(calls.import_workflow_step_usage)
+register_ledger = _sync(calls.register_ledger)
+unregister_ledger = _sync(calls.unregister_ledger)
+purge = _sync(calls.purge)
+forget_tenant = _sync(calls.forget_tenant)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tenant_enforcement = _sync(calls.set_tenant_enforcement)

@@ -29,22 +29,28 @@ __all__ = [
     "finish_workflow_run",
     "finish_workflow_step",
     "forecast_workflow_step_usage",
+    "forget_tenant",
     "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
+    "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "purge",
+    "reconcile_all",
     "reconcile_workflow_step_usage",
     "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
+    "register_ledger",
     "register_workflow_run",
     "reinstate_tenant",
     "release_tenant",
     "release_workflow_run",
     "remove_quota_event_consumer",
+    "repair_workflow_step_usage",
     "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
@@ -65,6 +71,7 @@ __all__ = [
     "suspend_tenant",
     "tick",
     "unmap_stripe_customer",
+    "unregister_ledger",
     "verify_all",
     "version",
     "watch",
@@ -105,6 +112,13 @@ acknowledge_quota_events = _async(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _async(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _async(calls.reconcile_workflow_step_usage)
+reconcile_all = _async(calls.reconcile_all)
+repair_workflow_step_usage = _async(calls.repair_workflow_step_usage)
+import_workflow_step_usage = _async(calls.import_workflow_step_usage)
+register_ledger = _async(calls.register_ledger)
+unregister_ledger = _async(calls.unregister_ledger)
+purge = _async(calls.purge)
+forget_tenant = _async(calls.forget_tenant)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)
 set_tenant_plan = _async(calls.set_tenant_plan)
 set_tenant_enforcement = _async(calls.set_tenant_enforcement)

@@ -969,6 +969,174 @@ def list_open_workflow_step_batches() -> Call[tuple[results.OpenWorkflowStepBatc
     return _rows(results.OpenWorkflowStepBatch, "list_open_workflow_step_batches")
 
 
+def reconcile_all(all: bool = False) -> Call[None]:  # noqa: A002 - its name in SQL
+    """Reconcile the tenants that are due, for at most policy.maintenance_seconds; tick() does.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        all: whether to look at every tenant and every period, to the end.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: ``all`` is None.
+    """
+    return _procedure("reconcile_all", all=boolean(all))
+
+
+def repair_workflow_step_usage(
+    tenant: Key, period_start: datetime, dry_run: bool = True, reason: str | None = None
+) -> Call[results.WorkflowStepUsageRepair]:
+    """Bring the counter of a period to what its ledger says, by an adjusting entry.
+
+    The ledger is never edited. What can go on with capacity that becomes free does.
+
+    Args:
+        tenant: the tenant.
+        period_start: the start of the period, exactly, with a time zone.
+        dry_run: whether only to say what would be done.
+        reason: why, for the entry.
+
+    Returns:
+        The counts before and after.
+
+    Raises:
+        ValueError: period_start has no time zone.
+        InvalidArgument: the tenant is None, empty or too long, or another argument is None.
+        UnknownPeriod: the tenant has no period that starts there.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+    """
+    return _row(
+        results.WorkflowStepUsageRepair,
+        "repair_workflow_step_usage",
+        tenant=key(tenant),
+        period_start=timestamptz(period_start),
+        dry_run=boolean(dry_run),
+        reason=text(reason),
+    )
+
+
+def import_workflow_step_usage(
+    tenant: Key, period_start: datetime, used: int, reason: str | None
+) -> Call[results.WorkflowStepUsageAdjustment]:
+    """Take over what a tenant used in a period before stepquota counted it.
+
+    Args:
+        tenant: the tenant.
+        period_start: the start of the period, exactly, with a time zone.
+        used: how many steps in all. The same number again changes nothing, another one replaces it.
+        reason: why, for the entry.
+
+    Returns:
+        The adjusting entry; its ``adjustment_id`` is None if nothing changed.
+
+    Raises:
+        ValueError: period_start has no time zone.
+        InvalidArgument: the tenant is None, empty or too long, the period is None, or the number is
+            None or out of range.
+        UnknownPeriod: the tenant has no period that starts there.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+    """
+    return _row(
+        results.WorkflowStepUsageAdjustment,
+        "import_workflow_step_usage",
+        tenant=key(tenant),
+        period_start=timestamptz(period_start),
+        used=int8(used),
+        reason=text(reason),
+    )
+
+
+def register_ledger(
+    ledger: str,
+    relation: str,
+    tenant_column: str,
+    period_column: str | None = None,
+    time_column: str | None = None,
+    count_column: str | None = None,
+) -> Call[results.RegisteredLedger]:
+    """Name a table in which callers of reserve_workflow_step keep their ledger, to compare with.
+
+    Its rows must be written in the transaction of the reservation.
+
+    Args:
+        ledger: a name for it; the same one again replaces it.
+        relation: the table or view, with its schema.
+        tenant_column: the column of the tenant.
+        period_column: the column of the period's start. Either this one or the next is given.
+        time_column: the column of the moment of the reservation.
+        count_column: the column of how many units a row is; None is one.
+
+    Returns:
+        What was registered.
+
+    Raises:
+        InvalidArgument: a name is None, empty or too long, or the relation cannot be compared with.
+    """
+    return _row(
+        results.RegisteredLedger,
+        "register_ledger",
+        ledger=text(ledger),
+        relation=text(relation),
+        tenant_column=text(tenant_column),
+        period_column=text(period_column),
+        time_column=text(time_column),
+        count_column=text(count_column),
+    )
+
+
+def unregister_ledger(ledger: str) -> Call[bool]:
+    """Compare with a registered ledger no more.
+
+    Args:
+        ledger: its name.
+
+    Returns:
+        Whether it was registered.
+
+    Raises:
+        InvalidArgument: the name is None, empty or too long.
+    """
+    return _scalar(bool, "unregister_ledger", ledger=text(ledger))
+
+
+def purge(batch_size: int = 1000) -> Call[None]:
+    """Delete what is old, for at most policy.maintenance_seconds; tick() does.
+
+    How long what is kept are policies: ended_runs_kept_for, events_kept_for and so on.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        batch_size: how many rows it deletes in one transaction, from 1 to 100000.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: the number is None or out of range.
+    """
+    return _procedure("purge", batch_size=int4(batch_size))
+
+
+def forget_tenant(tenant: Key, max_rows: int = 10000) -> Call[results.ForgottenRows]:
+    """Delete a part of all that belongs to a tenant, in all tables.
+
+    Call it until ``is_done``, and commit each time. Stop the tenant's programs first.
+
+    Args:
+        tenant: the tenant.
+        max_rows: how many rows it deletes at most, about, from 1.
+
+    Returns:
+        How many rows were deleted, and whether that was all.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the number is below 1.
+    """
+    return _row(results.ForgottenRows, "forget_tenant", tenant=key(tenant), max_rows=int4(max_rows))
+
+
 # -- Plans, tiers, policy
 
 

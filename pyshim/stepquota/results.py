@@ -12,9 +12,11 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 __all__ = [
+    "AdjustmentKind",
     "CronJob",
     "Enforcement",
     "EventLevel",
+    "ForgottenRows",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
@@ -24,6 +26,7 @@ __all__ = [
     "ProblemLevel",
     "QuotaEvent",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ResumeReason",
     "RunStatus",
@@ -51,8 +54,10 @@ __all__ = [
     "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
 ]
 
 PeriodSource: TypeAlias = Literal["stripe_subscription", "presumed_renewal", "fallback_calendar"]
@@ -81,6 +86,7 @@ Enforcement: TypeAlias = Literal["enforce", "shadow"]
 
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
+AdjustmentKind: TypeAlias = Literal["repair", "import"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
 EventLevel: TypeAlias = Literal["info", "warning", "error"]
 ProblemLevel: TypeAlias = Literal["error", "warn", "info"]
@@ -456,6 +462,9 @@ class WorkflowStepUsageReconciliation:
         drift: counter minus ledger.
         unledgered_count: the part of the drift that reserve_workflow_step took, whose callers keep
             a ledger of their own.
+        purged_step_count: the part of ledger_step_count that retention has deleted.
+        registered_ledgers: ledgers of callers that it was compared with; None if there are none.
+        registered_step_count: units that they have.
     """
 
     tenant: str
@@ -465,6 +474,72 @@ class WorkflowStepUsageReconciliation:
     ledger_step_count: int
     drift: int
     unledgered_count: int
+    purged_step_count: int
+    registered_ledgers: tuple[str, ...] | None
+    registered_step_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageRepair:
+    """What a repair did, or would do in a dry run.
+
+    Attributes:
+        used_count_before, used_count_after: units that the counter says are used.
+        unledgered_count_before, unledgered_count_after: those without a ledger row here.
+        ledger_step_count: attempts in the ledger, purged ones included.
+        changed: whether there is anything to mend.
+        adjustment_id: the adjusting entry; None if nothing was changed.
+        runs_resumed: paused runs that go on with what became free.
+    """
+
+    tenant: str
+    period_start: datetime
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    changed: bool
+    adjustment_id: UUID | None
+    runs_resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageAdjustment:
+    """An entry for a change of a counter that no step made.
+
+    Attributes:
+        adjustment_id: None if nothing was changed.
+        used_count_before, used_count_after: units used; for an import with what is carried.
+        adjusted_by: the role that was connected.
+    """
+
+    tenant: str
+    adjustment_id: UUID | None
+    period_start: datetime
+    kind: AdjustmentKind
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    adjusted_by: str
+    reason: str | None
+    adjusted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredLedger:
+    """A ledger that callers of reserve_workflow_step keep themselves."""
+
+    ledger: str
+    relation: str
+    tenant_column: str
+    period_column: str | None
+    time_column: str | None
+    count_column: str | None
+    registered_by: str
+    registered_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,6 +651,18 @@ class WorkflowStepUsageForecast:
     exhausts_at_high: datetime | None
     lasts: bool | None
     history_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenRows:
+    """What one call of forget_tenant deleted.
+
+    Attributes:
+        is_done: whether nothing of the tenant is left.
+    """
+
+    deleted_count: int
+    is_done: bool
 
 
 @dataclass(frozen=True, slots=True)

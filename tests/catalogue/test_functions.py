@@ -33,7 +33,7 @@ def test_plpgsql_check_finds_nothing(database: Database) -> None:
              order by 1, 2
             """
         ).fetchall()
-    assert findings == []
+    assert findings == [], "\n".join(map(str, findings))
 
 
 @pytest.mark.needs("plpgsql_check")

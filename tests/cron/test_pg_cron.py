@@ -341,3 +341,53 @@ def test_a_role_that_cannot_log_in(cron_database: Database) -> None:
     ):
         enable(connection)
     assert "stepquota_operator" in hint(error())
+
+
+# -- Its history
+
+
+@with_cron
+@pytest.mark.parametrize("guard", [True, False])
+def test_purging_takes_the_history_of_our_own_job_only(
+    cron_database: Database, guard: bool
+) -> None:
+    one, two = "stepquota_test_cron", "stepquota_test_cron_two"
+    with roles(cron_database, one, two), cron_database.connect(autocommit=True) as superuser:
+        superuser.execute(f"grant usage on schema cron to {one}, {two}".encode())
+        for role in (one, two):
+            superuser.execute(f"set session authorization {role}".encode())
+            enable(superuser, "0 0 1 1 *")
+            superuser.execute("select cron.schedule('theirs', '0 0 1 1 *', 'select 1')")
+            superuser.execute("reset session authorization")
+        superuser.execute("delete from cron.job_run_details")
+        superuser.execute(
+            """
+            insert into cron.job_run_details
+              (jobid, runid, database, username, command, status, start_time, end_time)
+            select j.jobid, row_number() over (order by j.jobid, a.days), j.database, j.username,
+                   j.command, 'succeeded', clock_timestamp() - a.days * interval '1 day',
+                   clock_timestamp() - a.days * interval '1 day'
+              from cron.job j, (values (1), (8), (30)) as a (days)
+            """
+        )
+        before = rows(superuser, "select count(*) from cron.job_run_details")[0][0]
+        assert before == 12
+        if not guard:
+            # Broken on purpose: any job of the role.
+            superuser.execute(
+                "do $do$ begin execute replace(pg_get_functiondef("
+                "'stepquota.purge_cron_history(integer)'::regprocedure),"
+                " 'j.jobname = any ($1)', '$1 is not null'); end $do$"
+            )
+        superuser.execute(f"set session authorization {one}".encode())
+        assert rows(superuser, "select stepquota.purge_cron_history(1)") == [(1,)]
+        superuser.execute("call stepquota.purge()")
+        superuser.execute("reset session authorization")
+        left = rows(
+            superuser,
+            "select j.username::text, j.jobname::text, count(*) from cron.job_run_details d"
+            " join cron.job j using (jobid) group by 1, 2 order by 1, 2",
+        )
+        superuser.execute("delete from cron.job_run_details")
+    expected = [(one, JOB, 1), (one, "theirs", 3), (two, JOB, 3), (two, "theirs", 3)]
+    assert (left == expected) == guard

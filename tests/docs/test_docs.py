@@ -434,6 +434,7 @@ def test_functions_that_are_named_exist(database: Database) -> None:
 
 def test_commands_that_are_named_exist() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    commands |= {group.name for group in app.registered_groups if group.name}
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for name in PAGES:
         text = read_page(name).text

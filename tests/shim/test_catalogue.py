@@ -31,6 +31,7 @@ FUNCTIONS = {
 # Functions without the underscore of internal ones that are nobody's to call directly: the scan and
 # the scheduling run with their caller's rights and reach the tables through these.
 PARTS = {
+    "begin_reconciliation",
     "begin_resume_scan",
     "check_batch_size",
     "check_cron",
@@ -39,9 +40,13 @@ PARTS = {
     "find_next_due_tenant",
     "find_next_due_wait",
     "finish_resume_scan",
+    "get_cron_history_cutoff",
+    "get_maintenance_seconds",
     "get_scan_seconds",
     "list_cron_jobs",
     "list_due_tenants",
+    "list_tenants_to_reconcile",
+    "reconcile_tenant",
     "record_scheduler_job",
     "resolve_due_waits",
     "resume_due_tenant",
@@ -66,6 +71,8 @@ STRIPE_SYNC = {
 MAINTENANCE = {
     "make_ledger_partitions",
     "order_quota_events",
+    "purge_cron_history",
+    "purge_rows",
     "record_due_alerts",
     "sample_workflow_step_usage",
     "spread_stripe_changes",
@@ -258,6 +265,7 @@ def test_fields_of_table_rows_may_be_none_where_the_column_may_be_null(
         (results.RunStatus, "workflow_runs_status_is_known"),
         (results.StepStatus, "workflow_run_steps_status_is_known"),
         (results.WaitType, "workflow_run_waits_wait_type_is_known"),
+        (results.AdjustmentKind, "workflow_step_usage_adjustments_kind_is_known"),
         (results.WaitStatus, "workflow_run_waits_status_is_known"),
         (results.Enforcement, "tenants_enforcement_is_known"),
         (results.PauseReason, "workflow_run_waits_reason_is_known"),

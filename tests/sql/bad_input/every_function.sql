@@ -50,6 +50,18 @@ insert into good values
   ('redeliver_workflow_run_resumption', 1, 'text', 'acme', null), ('redeliver_workflow_run_resumption', 2, 'uuid', null, '{NULL,00000000-0000-0000-0000-000000000001}'),
   ('workflow_run_quota_pause', 1, 'text', 'acme', null), ('workflow_run_quota_pause', 2, 'text', 'paused', null),
   ('reconcile_workflow_step_usage', 1, 'text', 'acme', null), ('reconcile_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('reconcile_tenant', 1, 'text', 'acme', null), ('reconcile_tenant', 2, 'boolean', 'false', '{NULL}'),
+  ('reconcile_all', 1, 'boolean', 'false', '{NULL}'), ('begin_reconciliation', 1, 'boolean', 'false', '{NULL}'),
+  ('list_tenants_to_reconcile', 1, 'integer', '1', '{NULL,0,-1}'), ('list_tenants_to_reconcile', 2, 'timestamptz', '2026-04-01Z', '{}'), ('list_tenants_to_reconcile', 3, 'text[]', '{}', '{NULL}'),
+  ('repair_workflow_step_usage', 1, 'text', 'acme', null), ('repair_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('repair_workflow_step_usage', 3, 'boolean', 'false', '{NULL}'), ('repair_workflow_step_usage', 4, 'text', 'why', '{}'),
+  ('import_workflow_step_usage', 1, 'text', 'acme', null), ('import_workflow_step_usage', 2, 'timestamptz', '2026-04-01Z', '{NULL,2026-04-02Z,infinity,-infinity}'),
+  ('import_workflow_step_usage', 3, 'bigint', '1', '{NULL,-1,1000000000000000001}'), ('import_workflow_step_usage', 4, 'text', 'why', '{}'),
+  ('register_ledger', 1, 'text', 'charges', null), ('register_ledger', 2, 'text', 'app.charges', null), ('register_ledger', 3, 'text', 'tenant', null),
+  ('register_ledger', 4, 'text', null, '{""}'), ('register_ledger', 5, 'text', 'at', '{NULL,""}'), ('register_ledger', 6, 'text', null, '{""}'),
+  ('unregister_ledger', 1, 'text', 'charges', null),
+  ('purge', 1, 'integer', '1', '{NULL,0,-1,100001}'), ('purge_rows', 1, 'text', 'logs', '{NULL,"",tenants}'), ('purge_rows', 2, 'integer', '1', '{NULL,0,-1}'),
+  ('purge_cron_history', 1, 'integer', '1', '{NULL,0,-1}'), ('forget_tenant', 1, 'text', 'acme', null), ('forget_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
   ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),
   ('grant_workflow_steps', 1, 'text', 'acme', null), ('grant_workflow_steps', 2, 'bigint', '1', '{NULL,0,-1,1000000000001}'), ('grant_workflow_steps', 3, 'text', 'asked for', null),
   ('grant_workflow_steps', 4, 'timestamptz', null, '{infinity,2026-04-15Z,2026-04-14Z}'), ('grant_workflow_steps', 5, 'text', null, '{}'),
@@ -127,7 +139,7 @@ select pg_temp.refuses_class(c.statement, c.description) from calls c order by c
 
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
-  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'),
+  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
       -- Answers what it is asked with.
       ('list_cron_jobs'), ('count_seconds_until'), ('find_next_due_wait'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
 select * from finish();

@@ -144,6 +144,26 @@ def test_a_stopped_full_sync_goes_on(
     ]
 
 
+def test_how_many_there_are_is_guessed_by_when_they_were_made(
+    fake: StripeFake, api: StripeApi, mirror: Mirror
+) -> None:
+    with fake.losing_events():
+        fake.advance(days=-300)
+        for number in range(300):
+            fake.create_customer(id=f"cus_{number}")
+            fake.advance(days=1)
+    seen: list[Progress] = []
+    full_sync(mirror, api, on_progress=seen.append)
+    guesses = [p.total for p in seen if p.object_type == "customer"]
+    assert len(guesses) == 3
+    assert guesses[-1] == 300
+    assert all(guess and abs(guess - 300) < 30 for guess in guesses)
+    # The next time it is known.
+    seen.clear()
+    full_sync(mirror, api, on_progress=seen.append)
+    assert [p.total for p in seen if p.object_type == "customer"] == [300, 300, 300]
+
+
 def test_a_page_whose_start_is_gone_begins_the_listing_anew(
     fake: StripeFake, api: StripeApi, mirror: Mirror, owner: psycopg.Connection
 ) -> None:

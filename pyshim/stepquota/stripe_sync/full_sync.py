@@ -18,6 +18,10 @@ from .mirror import ListingPosition, Mirror
 from .work import finish_changes
 
 
+class AnotherFullSync(Problem):
+    """Another process runs a full sync of this mirror."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far it is, after each page.
@@ -68,14 +72,15 @@ def full_sync(
         should_stop: Asked after each page.
 
     Raises:
-        Problem: Another one is running, or too much is missing.
+        AnotherFullSync: Another one is running.
+        Problem: Too much is missing.
         StripeRefused: The key is not accepted or lacks a permission; nothing is taken for deleted.
         StripeUnavailable: Stripe cannot be asked now; run it again, and it goes on.
     """
     try:
         positions = mirror.begin_sync(from_start)
     except StripeSyncRunning as error:
-        raise Problem(f"{error.message}: {error.detail}", error.hint or "") from error
+        raise AnotherFullSync(f"{error.message}: {error.detail}", error.hint or "") from error
     result = FullSync()
     try:
         try:

@@ -393,7 +393,7 @@ def measure_snapshot(bench: Bench) -> Findings:
     def hold(load: Load) -> Run:
         before = load.database.number(_COUNTED)
         seconds = window + options.snapshot_seconds
-        running = pgbench.start(replace(load, seconds=seconds))
+        running = pgbench.start(replace(load, seconds=seconds, warm_up=0))
         time.sleep(window)
         with load.database.connect() as connection:
             connection.execute("begin isolation level repeatable read")
@@ -689,7 +689,8 @@ def estimate_minutes(options: Options, wanted: frozenset[str]) -> float:
     for letters in MEASURES:
         if wanted & set(letters):
             turns = options.repetitions * _TURNS.get(letters, 0)
-            seconds += 5 + turns * (options.seconds + 1)
+            # A second to warm up, and about one for a checkpoint and for reading what was done.
+            seconds += 5 + turns * (options.seconds + 2)
     if "g" in wanted:
         long_turn = options.window_seconds + options.snapshot_seconds + 2
         seconds += (options.repetitions + 1) * long_turn

@@ -49,19 +49,14 @@ declare
   v_is_unlimited boolean;
   v_lane integer;
 begin
-  loop
-    select count(*), sum(l.allowance), bool_or(l.allowance is null) into v_lane_count, v_owned, v_is_unlimited
-      from stepquota.workflow_step_usage_lanes l
-     where l.tenant = p_tenant and l.period_start = p_period_start;
-    exit when v_lane_count > 0;
-    -- Only where there is none: ON CONFLICT waits for who is updating the row that it meets.
+  select count(*), sum(l.allowance), bool_or(l.allowance is null) into v_lane_count, v_owned, v_is_unlimited
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start;
+  if v_lane_count = 0 then
     insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-    values (p_tenant, p_period_start, 0, p_limit)
-    on conflict (tenant, period_start, lane) do nothing;
-    if found then
-      return 1;
-    end if;
-  end loop;
+    values (p_tenant, p_period_start, 0, p_limit);
+    return 1;
+  end if;
   if v_is_unlimited or p_limit is null or p_limit < v_owned then
     if not (v_is_unlimited and p_limit is null) then
       perform stepquota._deal_lanes(p_tenant, p_period_start, p_limit);

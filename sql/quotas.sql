@@ -112,8 +112,10 @@ begin
   -- The next period's lane is made ahead, or its first insert would make everybody wait for one caller.
   if p_now >= v_new.period_end - interval '1 hour' and v_new.effective_limit is distinct from 0 then
     insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-    values (p_tenant, v_new.period_end, 0, v_new.effective_limit)
-    on conflict (tenant, period_start, lane) do nothing;
+    select p_tenant, v_new.period_end, 0, v_new.effective_limit
+     where not exists (
+       select 1 from stepquota.workflow_step_usage_lanes l
+        where l.tenant = p_tenant and l.period_start = v_new.period_end);
   end if;
 
   if v_is_raised then

@@ -41,6 +41,7 @@ declare
   v_carried_count bigint;
   v_lane_count integer;
   v_exhausted_at_count bigint;
+  v_own_count bigint;
   v_used_count bigint;
 begin
   select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
@@ -56,7 +57,6 @@ begin
       v_tier, v_granted_units, v_subscription_id)::stepquota.workflow_step_quota;
   end if;
 
-  -- used_count is NULL where there is more to do than to take the unit.
   update stepquota.workflow_step_usage_lanes l
      set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + 1,
          generation = (l.used_count + 1) >> 6
@@ -68,18 +68,19 @@ begin
         order by i.tenant, i.period_start, i.lane, i.generation desc
         limit 1)
      and (l.allowance is null or l.used_count < l.allowance)
-  returning case when not (v_lane_count > 1 and stepquota._is_count_due(
-                      l.used_count, v_carried_count + l.used_count + l.others_used_count, v_limit, v_lane_count))
-             and not stepquota._is_debugging()
-            then v_carried_count + l.used_count + l.others_used_count end
-    into v_used_count;
-  if v_used_count is null then
+  returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
+  -- One expression for all that is rare.
+  if v_used_count is null or v_lane_count > 1 or stepquota._is_debugging() then
     if not found then
       return stepquota._take_unit(p_tenant, null, 1, v_now);
     end if;
-    v_used_count := stepquota._count_usage_at_home(p_tenant, v_period_start, v_lane_count, v_carried_count);
-    perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
-      v_period_source, v_limit_source, v_tier);
+    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) then
+      v_used_count := stepquota._count_usage_at_home(p_tenant, v_period_start, v_lane_count, v_carried_count);
+    end if;
+    if stepquota._is_debugging() then
+      perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
+        v_period_source, v_limit_source, v_tier);
+    end if;
   end if;
   return (true, v_used_count, v_limit, stepquota._count_units_left(v_limit, v_used_count), v_period_start,
     v_period_end, v_period_source, v_limit_source, v_tier, v_granted_units, v_subscription_id
@@ -263,10 +264,15 @@ declare
 begin
   loop
     v_home := pg_backend_pid() % v_quota.lane_count;
-    v_lane := stepquota._find_free_lane(p_tenant, v_quota.period_start, v_home, 1);
-
-    -- Not at home: it is busy, or used up and the others may be busy soon.
-    v_is_contended := v_lane is distinct from v_home;
+    if v_is_contended is null and p_found.is_trusted and v_quota.lane_count = 1 then
+      -- There is nowhere else to look: most of those who come here met somebody at the only lane.
+      v_lane := v_home;
+      v_is_contended := true;
+    else
+      v_lane := stepquota._find_free_lane(p_tenant, v_quota.period_start, v_home, 1);
+      -- Not at home: it is busy, or used up and the others may be busy soon.
+      v_is_contended := v_lane is distinct from v_home;
+    end if;
     if v_lane is null then
       select q.version, sum(l.used_count), bool_and(l.allowance is not null and l.used_count >= l.allowance),
              min(l.lane) filter (where l.allowance is null or l.used_count < l.allowance)

@@ -39,6 +39,7 @@ declare
   v_carried_count bigint;
   v_lane_count integer;
   v_exhausted_at_count bigint;
+  v_own_count bigint;
   v_used_count bigint;
   v_step_id uuid;
   v_run stepquota.workflow_runs;
@@ -71,19 +72,19 @@ begin
             order by i.tenant, i.period_start, i.lane, i.generation desc
             limit 1)
          and (l.allowance is null or l.used_count < l.allowance)
-      returning case when not (v_lane_count > 1 and stepquota._is_count_due(
-                          l.used_count, v_carried_count + l.used_count + l.others_used_count, v_limit, v_lane_count))
-                 and not stepquota._is_debugging()
-                then v_carried_count + l.used_count + l.others_used_count end
-        into v_used_count;
+      returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
       if found then
         v_step_id := gen_random_uuid();
         if stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
              p_step_type, v_period_start, v_now) then
-          if v_used_count is null then
-            v_used_count := stepquota._count_usage_at_home(p_tenant, v_period_start, v_lane_count, v_carried_count);
-            perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
-              v_period_source, v_limit_source, v_tier);
+          if v_lane_count > 1 or stepquota._is_debugging() then
+            if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) then
+              v_used_count := stepquota._count_usage_at_home(p_tenant, v_period_start, v_lane_count, v_carried_count);
+            end if;
+            if stepquota._is_debugging() then
+              perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
+                v_period_source, v_limit_source, v_tier);
+            end if;
           end if;
           return ('started', v_step_id, null, true, v_used_count, v_limit,
             stepquota._count_units_left(v_limit, v_used_count), v_period_start, v_period_end, v_period_source,

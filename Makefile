@@ -2,11 +2,12 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-faults lint bench clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
+	@echo 'make test-faults  kill servers and workers with -9 for five minutes a server'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
@@ -21,6 +22,11 @@ test:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+test-faults:
+	@sh scripts/make_venv test
+	@sh scripts/install_debian_packages
+	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults
 
 lint:
 	@sh scripts/make_venv test

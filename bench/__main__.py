@@ -40,6 +40,11 @@ _QUICK = Options(
     reservations=20_000,
     few_reservations=5_000,
     tight_limit=1_000,
+    paused_tenants=500,
+    paused_runs=20,
+    paused_of_one=1_000,
+    upgrades=20,
+    claims=4_000,
 )
 
 

@@ -23,6 +23,7 @@ from stepquota.problems import Problem
 from . import pgbench
 from .others import NotHere, rate_limiter, redis
 from .outcomes import Beside, Findings, Goal, Inexact, Outcome, compare
+from .pauses import measure_pauses
 from .pgbench import TENTHS, Load, Run
 from .servers import USER, BenchServer, Database
 
@@ -101,6 +102,11 @@ class Options:
         reservations: How many l makes.
         few_reservations: After how many l looks for the first time.
         tight_limit: The limit that f uses up.
+        paused_tenants: How many tenants of m wait.
+        paused_runs: How many runs each of them has.
+        paused_of_one: How many runs the one tenant of r has.
+        upgrades: How many q makes.
+        claims: How many s makes.
     """
 
     clients: int = 32
@@ -112,6 +118,11 @@ class Options:
     reservations: int = 10_000_000
     few_reservations: int = 100_000
     tight_limit: int = 20_000
+    paused_tenants: int = 10_000
+    paused_runs: int = 100
+    paused_of_one: int = 10_000
+    upgrades: int = 300
+    claims: int = 40_000
 
 
 @dataclass(frozen=True)
@@ -675,6 +686,7 @@ MEASURES: Mapping[str, Measure] = {
     "i": measure_many_tenants,
     "g": measure_snapshot,
     "j": measure_reserver,
+    "mnopqrs": measure_pauses,
     "l": measure_size,
 }
 LETTERS = "".join(sorted("".join(MEASURES)))
@@ -696,6 +708,8 @@ def estimate_minutes(options: Options, wanted: frozenset[str]) -> float:
         seconds += (options.repetitions + 1) * long_turn
     if "i" in wanted:
         seconds += options.tenants / 10_000
+    if wanted & set("mnopqrs"):
+        seconds += 20 + options.paused_tenants * options.paused_runs / 10_000
     if "l" in wanted:
         seconds += options.reservations / 15_000
     return seconds / 60

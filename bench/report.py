@@ -25,6 +25,8 @@ def figure(value: float, unit: str) -> str:
         return f"{value:,.0f}/s"
     if unit == "x":
         return f"{value:.2f}"
+    if not unit:
+        return f"{value:,.0f}"
     return f"{value:,.2f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
 
 

@@ -54,6 +54,7 @@ begin
     return stepquota._describe_opened_batch(v_batch, v_now);
   end if;
   v_quota := stepquota._take_units(p_tenant, p_steps, true, false, v_now);
+  perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
   if v_quota.granted > 0 then
     insert into stepquota.workflow_step_batches (tenant, batch_id, period_start, granted_count, holder, opened_at)
     values (p_tenant, p_batch_id, v_quota.period_start, v_quota.granted, p_holder, v_now)
@@ -70,6 +71,9 @@ begin
   end if;
   if v_quota.granted < p_steps and v_quota.remaining = 0 then
     perform stepquota._record_exhaustion(p_tenant, stepquota._describe_batch(v_quota), null, v_now);
+  elsif v_quota.granted > 0 and v_quota.used_count > v_quota.effective_limit then
+    perform stepquota._record_overrun(p_tenant, null, v_quota.used_count, v_quota.effective_limit,
+      v_quota.period_start, v_now);
   end if;
   return v_quota;
 end;
@@ -233,8 +237,7 @@ begin
                    where i.tenant = p_tenant and i.period_start = p_period_start) r
            where r.before < v_returned and r.unledgered_count > 0) t
    where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = t.lane;
-  perform stepquota._deal_lanes(p_tenant, p_period_start,
-    stepquota._count_units_left(v_quota.effective_limit, v_quota.carried_count));
+  perform stepquota._deal_lanes(p_tenant, p_period_start, stepquota._get_lane_limit(v_quota));
   if v_quota.effective_limit is null or stepquota._sum_usage(p_tenant, p_period_start) < v_quota.effective_limit then
     update stepquota.workflow_step_quotas q set exhausted_at_count = null
      where q.tenant = p_tenant and q.exhausted_at_count is not null;

@@ -10,7 +10,10 @@ returns table (job_name text, schedule text, command text)
 language sql
 immutable
 as $list_cron_jobs$
-  values ('stepquota:tick', p_schedule, 'call stepquota.tick()');
+  values ('stepquota:tick', p_schedule, 'call stepquota.tick()'),
+         -- Every minute, whatever the schedule: pg_cron before 1.5 knows no seconds, so the job itself goes on
+         -- for just under one and does in it what becomes due.
+         ('stepquota:watch', '* * * * *', 'call stepquota.watch()');
 $list_cron_jobs$;
 
 -- The statements that schedule the jobs by hand, for a pg_cron that lives in another database too.
@@ -198,7 +201,7 @@ comment on function stepquota.check_cron(text) is 'For enable_cron: raises WQ020
 comment on function stepquota.cron_sql() is
   'The statements that schedule our jobs, to run by hand in the database where pg_cron lives.';
 comment on function stepquota.enable_cron(text) is
-  'Schedules tick() with pg_cron, as the calling role; calling again changes the schedule. Answers job_name, schedule, command. WQ020 pg_cron is missing, WQ021 not granted, WQ022 in another database, WQ023 malformed schedule or pg_cron too old for it, WQ024 the role cannot log in.';
+  'Schedules tick() with pg_cron by this schedule, and watch() every minute, as the calling role; calling again changes the schedule. Answers job_name, schedule, command. WQ020 pg_cron is missing, WQ021 not granted, WQ022 in another database, WQ023 malformed schedule or pg_cron too old for it, WQ024 the role cannot log in.';
 comment on function stepquota.disable_cron() is
   'Removes the jobs that enable_cron scheduled as the calling role; answers their names. Nothing happens where there are none.';
 comment on function stepquota.record_scheduler_job(text, text, text, text) is

@@ -21,6 +21,15 @@ begin
 end;
 $_host_find_tenant$;
 
+-- Those of the paused tenants that have a row.
+create or replace function stepquota._host_list_paused_tenants()
+returns setof stepquota.tenants
+language sql
+stable
+as $_host_list_paused_tenants$
+  select n.* from stepquota.tenants n join stepquota.paused_tenants t on t.tenant = n.tenant;
+$_host_list_paused_tenants$;
+
 create or replace function stepquota._host_set_tenant_plan(p_tenant text, p_plan text, p_now timestamptz)
 returns void
 language sql
@@ -29,6 +38,63 @@ as $_host_set_tenant_plan$
   insert into stepquota.tenants (tenant, plan, created_at) values (p_tenant, p_plan, p_now)
   on conflict (tenant) do update set plan = excluded.plan;
 $_host_set_tenant_plan$;
+
+-- The tenant's row, made if there is none, locked after waiting for it.
+create or replace function stepquota._host_lock_tenant(p_tenant text, p_now timestamptz)
+returns stepquota.tenants
+language plpgsql
+volatile
+as $_host_lock_tenant$
+declare
+  v_tenant stepquota.tenants;
+begin
+  insert into stepquota.tenants (tenant, created_at) values (p_tenant, p_now) on conflict (tenant) do nothing;
+  select t.* into v_tenant from stepquota.tenants t where t.tenant = p_tenant for no key update;
+  return v_tenant;
+end;
+$_host_lock_tenant$;
+
+create or replace function stepquota._host_set_tenant_hold(
+  p_tenant text, p_held_at timestamptz, p_held_by text, p_held_because text)
+returns stepquota.tenants
+language sql
+volatile
+as $_host_set_tenant_hold$
+  update stepquota.tenants
+     set held_at = p_held_at, held_by = p_held_by, held_because = p_held_because
+   where tenant = p_tenant
+  returning tenants.*;
+$_host_set_tenant_hold$;
+
+create or replace function stepquota._host_set_tenant_suspended_at(p_tenant text, p_suspended_at timestamptz)
+returns stepquota.tenants
+language sql
+volatile
+as $_host_set_tenant_suspended_at$
+  update stepquota.tenants set suspended_at = p_suspended_at where tenant = p_tenant returning tenants.*;
+$_host_set_tenant_suspended_at$;
+
+-- NULL is as policy says.
+create or replace function stepquota._host_set_tenant_enforcement(p_tenant text, p_enforcement text)
+returns void
+language sql
+volatile
+as $_host_set_tenant_enforcement$
+  update stepquota.tenants set enforcement = p_enforcement where tenant = p_tenant;
+$_host_set_tenant_enforcement$;
+
+-- Whether a hold or a suspension stops the tenant. Every step's start asks it.
+create or replace function stepquota._host_is_tenant_held(p_tenant text)
+returns boolean
+language plpgsql
+stable
+as $_host_is_tenant_held$
+begin
+  return exists (
+    select 1 from stepquota.tenants t
+     where t.tenant = p_tenant and (t.suspended_at is not null or t.held_at is not null));
+end;
+$_host_is_tenant_held$;
 
 -- workflow_runs ------------------------------------------------------------------------------------
 
@@ -57,7 +123,7 @@ end;
 $_host_lock_run$;
 
 -- Locks the run and sets it at the path that is about to start, if that is all there is to do: the run
--- is RUNNING, has no open wait and was never resumed, and its tenant is not suspended. Answers the run
+-- is RUNNING and not held, has no open wait and was never resumed, and its tenant is neither suspended nor held. Answers the run
 -- as it was before; NULL, having changed nothing, if there may be more to do. One statement, since
 -- every step goes through it; without EvalPlanQual, a row that changed meanwhile is no longer at its place.
 create or replace function stepquota._host_enter_run(p_tenant text, p_run_id text, p_node_path text)
@@ -71,10 +137,11 @@ begin
   update stepquota.workflow_runs n
      set node_path = p_node_path
     from stepquota.workflow_runs r
-   where r.tenant = p_tenant and r.run_id = p_run_id and r.status = 'RUNNING'
+   where r.tenant = p_tenant and r.run_id = p_run_id and r.status = 'RUNNING' and r.held_at is null
      and n.tenant = p_tenant and n.ctid = r.ctid
      and not exists (
-       select 1 from stepquota.tenants t where t.tenant = p_tenant and t.suspended_at is not null)
+       select 1 from stepquota.tenants t
+        where t.tenant = p_tenant and (t.suspended_at is not null or t.held_at is not null))
      and not exists (
        select 1 from stepquota.workflow_run_waits w
         where w.tenant = p_tenant and w.run_id = p_run_id and w.status = 'WAITING')
@@ -125,6 +192,31 @@ begin
   return v_run;
 end;
 $_host_set_run$;
+
+-- Leaves them where they stand.
+create or replace function stepquota._host_set_runs(p_tenant text, p_run_ids text[], p_status text)
+returns void
+language plpgsql
+volatile
+as $_host_set_runs$
+begin
+  update stepquota.workflow_runs set status = p_status
+   where tenant = p_tenant and run_id = any (p_run_ids);
+end;
+$_host_set_runs$;
+
+-- NULL for all three releases it.
+create or replace function stepquota._host_set_run_hold(
+  p_tenant text, p_run_id text, p_held_at timestamptz, p_held_by text, p_held_because text)
+returns stepquota.workflow_runs
+language sql
+volatile
+as $_host_set_run_hold$
+  update stepquota.workflow_runs
+     set held_at = p_held_at, held_by = p_held_by, held_because = p_held_because
+   where tenant = p_tenant and run_id = p_run_id
+  returning workflow_runs.*;
+$_host_set_run_hold$;
 
 create or replace function stepquota._host_end_run(
   p_tenant text, p_run_id text, p_status text, p_error jsonb, p_now timestamptz)
@@ -228,14 +320,95 @@ as $_host_has_working_step$
             and s.node_path = any (w.node_paths)));
 $_host_has_working_step$;
 
-create or replace function stepquota._host_count_steps(p_tenant text, p_period_start timestamptz)
-returns bigint
+-- A month's count of every tenant and period, for its summary.
+create or replace function stepquota._host_count_month_steps(p_month date)
+returns table (tenant text, period_start timestamptz, step_count bigint)
 language sql
 stable
-as $_host_count_steps$
-  select count(*) from stepquota.workflow_run_steps s
-   where s.tenant = p_tenant and s.period_start = p_period_start;
-$_host_count_steps$;
+as $_host_count_month_steps$
+  select s.tenant, s.period_start, count(*)
+    from stepquota.workflow_run_steps s
+   where s.ledger_month = p_month
+   group by s.tenant, s.period_start;
+$_host_count_month_steps$;
+
+-- Whether a month has runs that have not ended, or not by that moment; by workflow_runs_month_ended_at_idx.
+create or replace function stepquota._host_has_run_after(p_month date, p_moment timestamptz)
+returns boolean
+language sql
+stable
+as $_host_has_run_after$
+  select exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at is null)
+      or exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at > p_moment);
+$_host_has_run_after$;
+
+-- Runs of months up to the given one, without some, that have ended by that moment; by the same index.
+create or replace function stepquota._host_list_ended_runs(
+  p_last_month date, p_without date[], p_moment timestamptz, p_limit integer)
+returns setof stepquota.workflow_runs
+language sql
+stable
+as $_host_list_ended_runs$
+  select r.* from stepquota.workflow_runs r
+   where r.ledger_month <= p_last_month and r.ledger_month <> all (p_without) and r.ended_at <= p_moment
+   order by r.ledger_month, r.ended_at
+   limit p_limit;
+$_host_list_ended_runs$;
+
+-- Deletes at most so many of a run's steps; answers how many by period.
+create or replace function stepquota._host_delete_steps(p_tenant text, p_run_id text, p_ledger_month date, p_limit bigint)
+returns table (period_start timestamptz, step_count bigint)
+language sql
+volatile
+as $_host_delete_steps$
+  with gone as (
+    delete from stepquota.workflow_run_steps s
+     where s.tenant = p_tenant and s.run_id = p_run_id and s.ledger_month = p_ledger_month
+       and (s.node_path, s.attempt) in (
+         select i.node_path, i.attempt from stepquota.workflow_run_steps i
+          where i.tenant = p_tenant and i.run_id = p_run_id and i.ledger_month = p_ledger_month
+          limit p_limit)
+    returning s.period_start)
+  select g.period_start, count(*) from gone g group by g.period_start order by g.period_start;
+$_host_delete_steps$;
+
+-- Deletes a run, with its waits and logs.
+create or replace function stepquota._host_delete_run(p_tenant text, p_run_id text)
+returns void
+language plpgsql
+volatile
+as $_host_delete_run$
+begin
+  delete from stepquota.workflow_run_waits w where w.tenant = p_tenant and w.run_id = p_run_id;
+  delete from stepquota.workflow_run_logs l where l.tenant = p_tenant and l.run_id = p_run_id;
+  delete from stepquota.workflow_runs r where r.tenant = p_tenant and r.run_id = p_run_id;
+end;
+$_host_delete_run$;
+
+-- Deletes at most so many logs of before that moment; answers how many.
+create or replace function stepquota._host_delete_logs(p_before timestamptz, p_limit integer)
+returns bigint
+language plpgsql
+volatile
+as $_host_delete_logs$
+declare
+  v_old record;
+  v_count bigint := 0;
+begin
+  for v_old in
+    select o.tenant, array_agg(o.run_id) as run_ids, array_agg(o.log_id) as log_ids
+      from (select l.tenant, l.run_id, l.log_id from stepquota.workflow_run_logs l
+             where l.logged_at < p_before order by l.logged_at limit p_limit) o
+     group by o.tenant
+     order by o.tenant
+  loop
+    delete from stepquota.workflow_run_logs l
+     where l.tenant = v_old.tenant and l.run_id = any (v_old.run_ids) and l.log_id = any (v_old.log_ids);
+    v_count := v_count + cardinality(v_old.log_ids);
+  end loop;
+  return v_count;
+end;
+$_host_delete_logs$;
 
 -- Every tenant's count of every period, for verify_all().
 create or replace function stepquota._host_count_all_steps()
@@ -247,6 +420,86 @@ as $_host_count_all_steps$
     from stepquota.workflow_run_steps s
    group by s.tenant, s.period_start;
 $_host_count_all_steps$;
+
+-- What the ledger has of a tenant's periods (NULL: of all): its rows; those that started outside their period
+-- as it is known; and duplicates: a run has one month, so an attempt counted twice is in another one too.
+create or replace function stepquota._host_summarize_steps(p_tenant text, p_period_starts timestamptz[])
+returns table (period_start timestamptz, step_count bigint, duplicate_count bigint, misplaced_count bigint)
+language sql
+stable
+as $_host_summarize_steps$
+  select s.period_start, count(*),
+         count(*) filter (where case when s.ledger_month <> r.ledger_month then exists (
+           select 1 from stepquota.workflow_run_steps o
+            where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+              and o.attempt = s.attempt and o.ledger_month = r.ledger_month) else false end),
+         count(*) filter (where s.started_at < p.period_start or s.started_at >= p.period_end)
+    from stepquota.workflow_run_steps s
+    left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+    left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
+   where s.tenant = p_tenant and (p_period_starts is null or s.period_start = any (p_period_starts))
+   group by s.period_start;
+$_host_summarize_steps$;
+
+-- Where what reconciliation found may come from, by hour and workflow. For wrong_period and duplicate: those
+-- rows. For ledger_ahead: rows of a time when their run was not there or had ended; if there are none, all
+-- since p_since. For counter_ahead: the places of steps that must have had a row: where a run stands, and
+-- attempts before a later one.
+create or replace function stepquota._host_list_suspect_steps(
+  p_tenant text, p_period_start timestamptz, p_class text, p_since timestamptz)
+returns table (hour timestamptz, workflow text, step_count bigint, run_ids text[])
+language sql
+stable
+as $_host_list_suspect_steps$
+  with step as (
+    select s.run_id, s.started_at, r.workflow,
+           p.tenant is null or s.started_at < p.period_start or s.started_at >= p.period_end as is_misplaced,
+           case when p_class = 'duplicate' and s.ledger_month <> r.ledger_month then exists (
+             select 1 from stepquota.workflow_run_steps o
+              where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+                and o.attempt = s.attempt and o.ledger_month = r.ledger_month) end as is_duplicate,
+           r.run_id is null or s.started_at < r.registered_at or s.started_at > r.ended_at as is_stray
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+      left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
+     where p_class in ('wrong_period', 'duplicate', 'ledger_ahead')
+       and s.tenant = p_tenant and s.period_start = p_period_start
+  ), suspect as (
+    select t.run_id, t.started_at, t.workflow
+      from step t
+     where case p_class
+             when 'wrong_period' then t.is_misplaced
+             when 'duplicate' then t.is_duplicate
+             else t.is_stray or t.started_at >= p_since and not exists (select 1 from step o where o.is_stray) end
+    union all
+    select r.run_id, coalesce(r.ended_at, r.registered_at), r.workflow
+      from stepquota.workflow_runs r
+     where p_class = 'counter_ahead' and r.tenant = p_tenant and r.node_path is not null and r.status <> 'WAITING'
+       and (r.ended_at is null or r.ended_at >= p_period_start)
+       and not exists (
+         select 1 from stepquota.workflow_run_steps s
+          where s.tenant = r.tenant and s.run_id = r.run_id and s.node_path = r.node_path
+            and s.ledger_month = r.ledger_month)
+       and not exists (
+         select 1 from stepquota.workflow_run_waits w
+          where w.tenant = r.tenant and w.run_id = r.run_id and r.node_path = any (w.node_paths))
+    union all
+    select s.run_id, s.started_at, r.workflow
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+     where p_class = 'counter_ahead' and s.tenant = p_tenant and s.period_start = p_period_start and s.attempt > 1
+       and not exists (
+         select 1 from stepquota.workflow_run_steps o
+          where o.tenant = s.tenant and o.run_id = s.run_id and o.node_path = s.node_path
+            and o.attempt = s.attempt - 1 and o.ledger_month = s.ledger_month)
+  )
+  select date_trunc('hour', u.started_at, 'UTC'), u.workflow, count(*),
+         (array_agg(distinct u.run_id))[:20]
+    from suspect u
+   group by 1, 2
+   order by 1, 2
+   limit 100;
+$_host_list_suspect_steps$;
 
 -- workflow_run_waits -------------------------------------------------------------------------------
 
@@ -319,6 +572,16 @@ as $_host_set_wait_paths$
    where tenant = p_tenant and wait_id = p_wait_id;
 $_host_set_wait_paths$;
 
+-- Takes a quota wait out of its tenant's queue, or puts it back at its place.
+create or replace function stepquota._host_set_wait_held(p_tenant text, p_wait_id uuid, p_is_held boolean)
+returns void
+language sql
+volatile
+as $_host_set_wait_held$
+  update stepquota.workflow_run_waits set is_held = p_is_held
+   where tenant = p_tenant and wait_id = p_wait_id;
+$_host_set_wait_held$;
+
 -- A NULL payload leaves the one it was opened with.
 create or replace function stepquota._host_close_wait(
   p_tenant text, p_wait_id uuid, p_status text, p_payload jsonb, p_now timestamptz)
@@ -332,6 +595,19 @@ as $_host_close_wait$
   returning workflow_run_waits.*;
 $_host_close_wait$;
 
+create or replace function stepquota._host_close_waits(
+  p_tenant text, p_wait_ids uuid[], p_status text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_host_close_waits$
+begin
+  update stepquota.workflow_run_waits
+     set status = p_status, resolved_at = p_now
+   where tenant = p_tenant and wait_id = any (p_wait_ids) and status = 'WAITING';
+end;
+$_host_close_waits$;
+
 create or replace function stepquota._host_cancel_open_waits(p_tenant text, p_run_id text, p_now timestamptz)
 returns void
 language sql
@@ -341,16 +617,68 @@ as $_host_cancel_open_waits$
    where tenant = p_tenant and run_id = p_run_id and status = 'WAITING';
 $_host_cancel_open_waits$;
 
--- A tenant's queue, oldest place first, by workflow_run_waits_quota_queue_idx.
-create or replace function stepquota._host_list_quota_queue(p_tenant text)
-returns setof stepquota.workflow_run_waits
+-- Locks so many runs of a tenant's queue, oldest place first, passing over those that somebody else has.
+-- The one place that says which paused runs may be brought back: those that are not held. By
+-- workflow_run_waits_quota_queue_idx.
+--
+-- Each run is looked up by its key, one after the other, whatever the planner believes of the tenant: a
+-- join of both tables was quadratic for one with far more runs than the others.
+create or replace function stepquota._host_lock_queued_runs_if_free(p_tenant text, p_limit integer)
+returns text[]
+language plpgsql
+volatile
+as $_host_lock_queued_runs_if_free$
+begin
+  return array(
+    select r.run_id
+      from (select w.run_id from stepquota.workflow_run_waits w
+             where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
+             order by w.queued_at, w.wait_id) q
+     cross join lateral (
+            select r.run_id from stepquota.workflow_runs r
+             where r.tenant = p_tenant and r.run_id = q.run_id
+               for no key update skip locked) r
+     limit p_limit);
+end;
+$_host_lock_queued_runs_if_free$;
+
+-- The open quota waits of these runs that are not held, and where the runs stand, oldest place first. By
+-- workflow_run_waits_one_open_quota_wait_a_run; run by run, for the same reason.
+create or replace function stepquota._host_list_quota_waits(p_tenant text, p_run_ids text[])
+returns table (
+  run_id text, wait_id uuid, node_paths text[], queued_at timestamptz, paused_since timestamptz,
+  runtime text, run_status text)
+language plpgsql
+stable
+as $_host_list_quota_waits$
+begin
+  return query
+    select i.run_id, w.wait_id, w.node_paths, w.queued_at, w.created_at, r.runtime, r.status
+      from unnest(p_run_ids) as i (run_id)
+     cross join lateral (
+            select w.* from stepquota.workflow_run_waits w
+             where w.tenant = p_tenant and w.run_id = i.run_id and w.wait_type = 'quota' and w.status = 'WAITING'
+               and not w.is_held
+             limit 1) w
+     cross join lateral (
+            select r.* from stepquota.workflow_runs r
+             where r.tenant = p_tenant and r.run_id = i.run_id
+             limit 1) r
+     order by w.queued_at, w.wait_id;
+end;
+$_host_list_quota_waits$;
+
+-- Runs of a tenant that have open quota waits and are no more: somebody deleted them.
+create or replace function stepquota._host_list_vanished_runs(p_tenant text, p_limit integer)
+returns table (run_id text, wait_id uuid)
 language sql
 stable
-as $_host_list_quota_queue$
-  select w.* from stepquota.workflow_run_waits w
-   where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING'
-   order by w.queued_at, w.wait_id;
-$_host_list_quota_queue$;
+as $_host_list_vanished_runs$
+  select w.run_id, w.wait_id from stepquota.workflow_run_waits w
+   where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
+     and not exists (select 1 from stepquota.workflow_runs r where r.tenant = w.tenant and r.run_id = w.run_id)
+   limit p_limit;
+$_host_list_vanished_runs$;
 
 create or replace function stepquota._host_has_quota_queue(p_tenant text)
 returns boolean
@@ -359,28 +687,28 @@ stable
 as $_host_has_quota_queue$
   select exists (
     select 1 from stepquota.workflow_run_waits w
-     where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING');
+     where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held);
 $_host_has_quota_queue$;
 
--- Tenants that have open quota waits, found by hopping over the queue index from tenant to tenant, so
--- that the cost follows the tenants and not their waits.
-create or replace function stepquota._host_list_queued_tenants()
+-- Tenants after the given one that have a queue, so many, in their order; found by hopping over
+-- the queue index from tenant to tenant, so that the cost follows the tenants and not their waits.
+create or replace function stepquota._host_list_queued_tenants(p_after text, p_limit integer)
 returns setof text
-language sql
+language plpgsql
 stable
 as $_host_list_queued_tenants$
-  with recursive hop (tenant) as (
-    (select w.tenant from stepquota.workflow_run_waits w
-      where w.wait_type = 'quota' and w.status = 'WAITING'
-      order by w.tenant limit 1)
-    union all
-    select (select w.tenant from stepquota.workflow_run_waits w
-             where w.wait_type = 'quota' and w.status = 'WAITING' and w.tenant > h.tenant
-             order by w.tenant limit 1)
-      from hop h
-     where h.tenant is not null
-  )
-  select h.tenant from hop h where h.tenant is not null;
+declare
+  v_tenant text := p_after;
+begin
+  for v_hop in 1 .. p_limit loop
+    select w.tenant into v_tenant from stepquota.workflow_run_waits w
+     where w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held and w.tenant > v_tenant
+     order by w.tenant
+     limit 1;
+    exit when not found;
+    return next v_tenant;
+  end loop;
+end;
 $_host_list_queued_tenants$;
 
 -- Waits that resolve by themselves, by workflow_run_waits_due_idx.
@@ -395,6 +723,33 @@ as $_host_list_due_waits$
    limit p_limit;
 $_host_list_due_waits$;
 
+-- When the next of them resolves; NULL is never.
+create or replace function stepquota._host_find_next_due_at()
+returns timestamptz
+language sql
+stable
+as $_host_find_next_due_at$
+  select w.due_at from stepquota.workflow_run_waits w
+   where w.status = 'WAITING' and w.due_at is not null and w.wait_type <> 'quota'
+   order by w.due_at
+   limit 1;
+$_host_find_next_due_at$;
+
+-- What waits were opened with, or resolved with, in the order of the ids.
+create or replace function stepquota._host_list_payloads(p_tenant text, p_wait_ids uuid[])
+returns jsonb[]
+language plpgsql
+stable
+as $_host_list_payloads$
+begin
+  return array(
+    select w.payload
+      from unnest(p_wait_ids) with ordinality as i (wait_id, place)
+      left join stepquota.workflow_run_waits w on w.tenant = p_tenant and w.wait_id = i.wait_id
+     order by i.place);
+end;
+$_host_list_payloads$;
+
 -- workflow_run_logs --------------------------------------------------------------------------------
 
 create or replace function stepquota._host_add_log(
@@ -407,8 +762,31 @@ as $_host_add_log$
   values (p_tenant, p_run_id, p_level, p_message, p_details, p_now);
 $_host_add_log$;
 
+-- One for each run, with details of its own.
+create or replace function stepquota._host_add_logs(
+  p_tenant text, p_run_ids text[], p_level text, p_message text, p_details jsonb[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_host_add_logs$
+begin
+  insert into stepquota.workflow_run_logs (tenant, run_id, level, message, details, logged_at)
+  select p_tenant, l.run_id, p_level, p_message, l.details, p_now
+    from unnest(p_run_ids, p_details) with ordinality as l (run_id, details, place)
+   order by l.place;
+end;
+$_host_add_logs$;
+
 comment on function stepquota._host_find_tenant(text) is 'Host: the tenant''s row.';
+comment on function stepquota._host_list_paused_tenants() is 'Host: the rows of paused tenants.';
 comment on function stepquota._host_set_tenant_plan(text, text, timestamptz) is 'Host: sets the plan, making the tenant if needed.';
+comment on function stepquota._host_lock_tenant(text, timestamptz) is 'Host: the tenant''s row, made if needed, locked.';
+comment on function stepquota._host_set_tenant_hold(text, timestamptz, text, text) is 'Host: holds or releases a tenant.';
+comment on function stepquota._host_set_tenant_suspended_at(text, timestamptz) is 'Host: suspends a tenant, or lifts that.';
+comment on function stepquota._host_set_tenant_enforcement(text, text) is 'Host: sets the tenant''s enforcement.';
+comment on function stepquota._host_is_tenant_held(text) is 'Host: whether a hold or a suspension stops the tenant.';
+comment on function stepquota._host_set_run_hold(text, text, timestamptz, text, text) is 'Host: holds or releases a run.';
+comment on function stepquota._host_set_wait_held(text, uuid, boolean) is 'Host: takes a quota wait out of the queue, or puts it back.';
 comment on function stepquota._host_find_run(text, text) is 'Host: the run, not locked.';
 comment on function stepquota._host_lock_run(text, text) is 'Host: the run, locked, after waiting for it.';
 comment on function stepquota._host_enter_run(text, text, text) is 'Host: sets a run at a path, if nothing stands in the way; the run as it was.';
@@ -422,7 +800,14 @@ comment on function stepquota._host_finish_step(text, text, text, integer, date,
 comment on function stepquota._host_cancel_started_steps(text, text, date, timestamptz) is 'Host: cancels the attempts that are still started.';
 comment on function stepquota._host_find_latest_attempt(text, text, text, date) is 'Host: the greatest attempt of a path; NULL if none.';
 comment on function stepquota._host_has_working_step(text, text, date) is 'Host: whether a branch of the run is at work.';
-comment on function stepquota._host_count_steps(text, timestamptz) is 'Host: the ledger''s count of a period.';
+comment on function stepquota._host_summarize_steps(text, timestamptz[]) is 'Host: what the ledger has of a tenant''s periods.';
+comment on function stepquota._host_list_suspect_steps(text, timestamptz, text, timestamptz) is 'Host: where what reconciliation found may come from.';
+comment on function stepquota._host_count_month_steps(date) is 'Host: a month''s count of every tenant and period.';
+comment on function stepquota._host_has_run_after(date, timestamptz) is 'Host: whether a month has runs that have not ended by then.';
+comment on function stepquota._host_list_ended_runs(date, date[], timestamptz, integer) is 'Host: runs that have ended by then.';
+comment on function stepquota._host_delete_steps(text, text, date, bigint) is 'Host: deletes steps of a run; answers how many by period.';
+comment on function stepquota._host_delete_run(text, text) is 'Host: deletes a run with its waits and logs.';
+comment on function stepquota._host_delete_logs(timestamptz, integer) is 'Host: deletes logs of before then; answers how many.';
 comment on function stepquota._host_count_all_steps() is 'Host: the ledger''s counts of all periods.';
 comment on function stepquota._host_find_wait(text, uuid) is 'Host: the wait.';
 comment on function stepquota._host_find_quota_wait(text, text) is 'Host: the run''s open quota wait.';
@@ -432,8 +817,15 @@ comment on function stepquota._host_insert_wait(text, uuid, text, text, integer,
 comment on function stepquota._host_set_wait_paths(text, uuid, text[]) is 'Host: sets which paths wait.';
 comment on function stepquota._host_close_wait(text, uuid, text, jsonb, timestamptz) is 'Host: closes an open wait.';
 comment on function stepquota._host_cancel_open_waits(text, text, timestamptz) is 'Host: cancels all open waits of a run.';
-comment on function stepquota._host_list_quota_queue(text) is 'Host: the tenant''s open quota waits, oldest place first.';
+comment on function stepquota._host_lock_queued_runs_if_free(text, integer) is 'Host: locks runs of the tenant''s queue, oldest place first, without waiting.';
+comment on function stepquota._host_list_quota_waits(text, text[]) is 'Host: the open quota waits of these runs, oldest place first.';
+comment on function stepquota._host_list_vanished_runs(text, integer) is 'Host: runs with open quota waits that are no more.';
 comment on function stepquota._host_has_quota_queue(text) is 'Host: whether the tenant has an open quota wait.';
-comment on function stepquota._host_list_queued_tenants() is 'Host: tenants with open quota waits.';
+comment on function stepquota._host_list_queued_tenants(text, integer) is 'Host: tenants with open quota waits, after the given one.';
+comment on function stepquota._host_find_next_due_at() is 'Host: when the next wait resolves by itself.';
+comment on function stepquota._host_list_payloads(text, uuid[]) is 'Host: the payloads of waits, in the order of the ids.';
+comment on function stepquota._host_close_waits(text, uuid[], text, timestamptz) is 'Host: closes open waits.';
+comment on function stepquota._host_set_runs(text, text[], text) is 'Host: sets the status of runs.';
+comment on function stepquota._host_add_logs(text, text[], text, text, jsonb[], timestamptz) is 'Host: adds a log entry for each run.';
 comment on function stepquota._host_list_due_waits(timestamptz, integer) is 'Host: waits whose time has come.';
 comment on function stepquota._host_add_log(text, text, text, text, jsonb, timestamptz) is 'Host: adds a line to the run''s log.';

@@ -4,7 +4,8 @@
 -- What changes allowances or the number of lanes holds the tenant's quota row FOR NO KEY UPDATE: it is
 -- the only gate to several lanes. Nobody waits for a lane while holding another without it.
 --
--- Always: the allowances of a period add up to the greater of its limit and what is used.
+-- Always: the allowances of a period add up to the greater of its limit and what is used; of a tenant in
+-- shadow mode they are unlimited.
 
 -- A lane worth having owns at least this many units; below, waiting is cheaper than looking around.
 create or replace function stepquota._get_lane_minimum()
@@ -32,6 +33,16 @@ immutable
 as $_count_units_left$
   select case when p_limit < p_used_count then 0 else p_limit - p_used_count end;
 $_count_units_left$;
+
+-- What the lanes of a tenant's period own together; NULL is any number of units.
+create or replace function stepquota._get_lane_limit(p_quota stepquota.workflow_step_quotas)
+returns bigint
+language sql
+immutable
+as $_get_lane_limit$
+  select case when p_quota.enforcement = 'enforce'
+              then stepquota._count_units_left(p_quota.effective_limit, p_quota.carried_count) end;
+$_get_lane_limit$;
 
 -- Brings a period's lanes in line with the limit and answers how many there are. A period without
 -- lanes gets one. A raise waits for nobody: its units go to a lane that is free, or to a new one. Any
@@ -213,6 +224,7 @@ $_fan_out_lane$;
 comment on function stepquota._get_lane_minimum() is 'Units that a lane owns at least when it is made by splitting.';
 comment on function stepquota._get_lane_maximum() is 'Lanes that a period is split into at most.';
 comment on function stepquota._count_units_left(bigint, bigint) is 'A limit less what is used of it, never below 0; NULL is unlimited.';
+comment on function stepquota._get_lane_limit(stepquota.workflow_step_quotas) is 'What the lanes of a period own together; NULL is unlimited.';
 comment on function stepquota._fit_lanes(text, timestamptz, bigint) is 'Brings a period''s lanes in line with the limit; answers how many there are.';
 comment on function stepquota._deal_lanes(text, timestamptz, bigint) is 'Deals a limit to all lanes of a period.';
 comment on function stepquota._choose_lane_count(bigint) is 'Lanes that a period should have, by what is left.';

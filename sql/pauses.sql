@@ -1,4 +1,4 @@
--- Pausing a run because its tenant may not start a step now, and saying why it is paused.
+-- Pausing a run because it may not start a step now, and saying why it is paused.
 
 -- Pauses the run at a path: an open quota wait (or the path joins the one there is), the tenant among
 -- the paused ones, and the run WAITING unless another of its branches works. A run that comes back from
@@ -32,12 +32,19 @@ begin
       coalesce(v_queued_at, p_now), p_details, p_now);
     perform stepquota._record_event(p_run.tenant, 'run_paused', 'info', p_run.run_id,
       p_details || jsonb_build_object('reason', p_reason, 'node_path', p_node_path, 'wait_id', v_wait_id), p_now);
+    if p_run.held_at is not null then
+      perform stepquota._host_set_wait_held(p_run.tenant, v_wait_id, true);
+    end if;
   end if;
   v_status := case when stepquota._goes_on(p_run) then 'RUNNING' else 'WAITING' end;
   if p_run.status <> v_status or p_run.node_path is distinct from p_node_path then
     perform stepquota._host_set_run(p_run.tenant, p_run.run_id, v_status, p_node_path);
   end if;
 
+  if p_run.held_at is not null then
+    -- Outside the queue: only its release brings it back.
+    return v_wait_id;
+  end if;
   -- A change for all tenants that is under way has not looked at this one: the next scan does.
   if not stepquota._share_policy() then
     p_due_at := p_now;
@@ -128,7 +135,7 @@ create or replace function stepquota.workflow_run_quota_pause(p_tenant text, p_r
 returns table (
   reason text, period_start timestamptz, period_end timestamptz, used_count bigint, effective_limit bigint,
   period_source text, limit_source text, paused_since timestamptz, wait_id uuid, node_paths text[],
-  unblocked_by text, unblocks_at timestamptz)
+  unblocked_by text, unblocks_at timestamptz, reasons text[], unblocked_by_each text[])
 language plpgsql
 volatile
 -- Definer: callers have no right to the tables.
@@ -138,6 +145,7 @@ as $workflow_run_quota_pause$
 declare
   v_now timestamptz := stepquota._now();
   v_run stepquota.workflow_runs;
+  v_tenant stepquota.tenants;
   v_wait stepquota.workflow_run_waits;
   v_quota stepquota.workflow_step_quota;
 begin
@@ -152,8 +160,9 @@ begin
     return;
   end if;
   v_quota := stepquota._summarize_quota((stepquota._find_quota(p_tenant, v_now)).quota);
-  reason := case when (stepquota._host_find_tenant(p_tenant)).suspended_at is not null
-    then 'tenant_suspended' else 'quota' end;
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  reasons := stepquota._list_holds(v_tenant, v_run.held_at is not null);
+  unblocked_by_each := stepquota._explain_holds(reasons, v_tenant, v_run);
   period_start := v_quota.period_start;
   period_end := v_quota.period_end;
   used_count := v_quota.used_count;
@@ -163,19 +172,23 @@ begin
   paused_since := v_wait.created_at;
   wait_id := v_wait.wait_id;
   node_paths := v_wait.node_paths;
-  if reason = 'tenant_suspended' then
-    unblocked_by := 'lifting the suspension';
-  elsif v_quota.allowed then
-    unblocked_by := case
+  if not v_quota.allowed then
+    if reasons = '{}' then
+      unblocks_at := v_quota.period_end;
+    end if;
+    reasons := reasons || 'quota'::text;
+    unblocked_by_each := unblocked_by_each || 'a higher limit, or the next period'::text;
+  elsif reasons = '{}' then
+    reasons := array['quota'];
+    unblocked_by_each := array[case
       when stepquota._count_resumable_units(
              (select q from stepquota.workflow_step_quotas q where q.tenant = p_tenant), v_now) = 0
       then 'a scan: the units left are promised to runs resumed before'
-      else 'a scan: units are free' end;
+      else 'a scan: units are free' end];
     select greatest(t.due_at, v_now) into unblocks_at from stepquota.paused_tenants t where t.tenant = p_tenant;
-  else
-    unblocked_by := 'a higher limit, or the next period';
-    unblocks_at := v_quota.period_end;
   end if;
+  reason := reasons[1];
+  unblocked_by := unblocked_by_each[1];
   return next;
 end;
 $workflow_run_quota_pause$;
@@ -187,4 +200,4 @@ comment on function stepquota._leave_quota_wait(text, text, text, timestamptz) i
 comment on function stepquota._goes_on(stepquota.workflow_runs) is 'Whether any branch of a run works or was resumed.';
 comment on function stepquota._settle_run_status(stepquota.workflow_runs) is 'Sets a run WAITING when none of its branches goes on.';
 comment on function stepquota.workflow_run_quota_pause(text, text) is
-  'Why a run is paused: reason (quota, tenant_suspended), the period and its figures of now, paused_since, the wait and its paths, what unblocks it (unblocked_by) and when (unblocks_at; NULL is unknown). No row if it is not paused by quota. WQ001 bad key, WQ002 unknown run.';
+  'Why a run is paused: reason, the first of reasons (tenant_suspended, operator_hold, quota: those that are left), the period and its figures of now, paused_since, the wait and its paths, what lifts the first reason (unblocked_by; unblocked_by_each for all, in their order) and when (unblocks_at; NULL is unknown). No row if it is not paused by quota. WQ001 bad key, WQ002 unknown run.';

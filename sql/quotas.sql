@@ -17,6 +17,7 @@ declare
   v_is_known_period boolean := true;
   v_limit_before bigint;
   v_is_raised boolean;
+  v_is_carried boolean;
   v_finding jsonb;
   v_mark text;
 begin
@@ -36,14 +37,32 @@ begin
   end if;
 
   v_is_new_period := v_old.tenant is null or v_old.period_start <> v_new.period_start;
+  v_limit_before := v_old.effective_limit;
+  if v_is_new_period then
+    -- A period that was left and is come back to had a limit of its own.
+    select p.effective_limit into v_limit_before
+      from stepquota.workflow_step_usage_periods p
+     where p.tenant = p_tenant and p.period_start = v_new.period_start;
+    v_is_known_period := found;
+  end if;
+  v_is_carried := v_is_new_period and stepquota._is_usage_carried(v_old, v_new);
+  if v_old.tenant is not null and stepquota._settle_grants(v_old, v_new, v_is_carried, null, p_now) then
+    select c.granted_units, v_new.step_limit + c.granted_units, least(v_new.valid_until, c.valid_until),
+           least(v_new.trusted_until, c.valid_until)
+      into v_new.granted_units, v_new.effective_limit, v_new.valid_until, v_new.trusted_until
+      from stepquota._count_granted_units(p_tenant, v_new.period_start, p_now) c;
+  end if;
   v_is_raised := v_is_new_period
+    or v_old.enforcement = 'enforce' and v_new.enforcement = 'shadow'
     or v_old.effective_limit is not null
        and (v_new.effective_limit is null or v_new.effective_limit > v_old.effective_limit);
   if v_old.tenant is not null then
     v_new.version := v_old.version
-      + case when (v_old.period_start, v_old.period_end, v_old.effective_limit, v_old.period_source, v_old.limit_source)
+      + case when (v_old.period_start, v_old.period_end, v_old.effective_limit, v_old.enforcement,
+                   v_old.period_source, v_old.limit_source)
                   is distinct from
-                  (v_new.period_start, v_new.period_end, v_new.effective_limit, v_new.period_source, v_new.limit_source)
+                  (v_new.period_start, v_new.period_end, v_new.effective_limit, v_new.enforcement,
+                   v_new.period_source, v_new.limit_source)
              then 1 else 0 end;
     v_new.reported_period_start := v_old.reported_period_start;
     v_new.reported := v_old.reported;
@@ -52,18 +71,12 @@ begin
     v_new.exhausted_at_count := v_old.exhausted_at_count;
   end if;
 
-  v_limit_before := v_old.effective_limit;
   if v_is_new_period then
-    -- A period that was left and is come back to had a limit of its own.
-    select p.effective_limit into v_limit_before
-      from stepquota.workflow_step_usage_periods p
-     where p.tenant = p_tenant and p.period_start = v_new.period_start;
-    v_is_known_period := found;
-    v_new.carried_count := stepquota._carry_usage(v_old, v_new);
+    v_new.carried_count := stepquota._carry_usage(v_old, v_new, v_is_carried);
   end if;
-  if v_is_new_period or v_old.effective_limit is distinct from v_new.effective_limit then
-    v_new.lane_count := stepquota._fit_lanes(p_tenant, v_new.period_start,
-      stepquota._count_units_left(v_new.effective_limit, v_new.carried_count));
+  if v_is_new_period
+     or (v_old.effective_limit, v_old.enforcement) is distinct from (v_new.effective_limit, v_new.enforcement) then
+    v_new.lane_count := stepquota._fit_lanes(p_tenant, v_new.period_start, stepquota._get_lane_limit(v_new));
     v_new.exhausted_at_count := null;
   end if;
   if v_is_new_period or (v_old.period_end, v_old.period_source, v_old.effective_limit)
@@ -91,28 +104,34 @@ begin
     v_mark := concat_ws(' ', v_finding ->> 'event_type', v_finding #>> '{details,object_id}');
     if v_mark <> all (v_new.reported) then
       v_new.reported := v_new.reported || v_mark;
-      perform stepquota._record_event(p_tenant, v_finding ->> 'event_type', v_finding ->> 'level', null,
+      -- The marks are of one period; if this one was left and is come back to, the key knows.
+      perform stepquota._record_event_under_key(p_tenant,
+        stepquota._make_once_key(v_finding ->> 'event_type', v_new.period_start, v_finding #>> '{details,object_id}'),
+        v_finding ->> 'event_type', v_finding ->> 'level', null,
         (v_finding -> 'details') || jsonb_build_object('period_start', v_new.period_start), p_now);
     end if;
   end loop;
 
+  v_new := stepquota._arm_alerts(v_new, v_limit_before, v_is_known_period, p_now);
+
   update stepquota.workflow_step_quotas q
      set tier = v_new.tier, step_limit = v_new.step_limit, granted_units = v_new.granted_units,
          effective_limit = v_new.effective_limit, limit_source = v_new.limit_source,
-         period_start = v_new.period_start, period_end = v_new.period_end, period_source = v_new.period_source,
+         enforcement = v_new.enforcement, period_start = v_new.period_start, period_end = v_new.period_end, period_source = v_new.period_source,
          stripe_subscription_id = v_new.stripe_subscription_id,
          stripe_subscription_item_id = v_new.stripe_subscription_item_id,
          valid_until = v_new.valid_until, epoch = v_new.epoch, refreshed_at = v_new.refreshed_at,
          trusted_from = v_new.trusted_from, trusted_until = v_new.trusted_until,
          version = v_new.version, lane_count = v_new.lane_count, exhausted_at_count = v_new.exhausted_at_count,
-         carried_count = v_new.carried_count,
+         alert_at_count = v_new.alert_at_count, carried_count = v_new.carried_count,
          reported_period_start = v_new.reported_period_start, reported = v_new.reported
    where q.tenant = p_tenant;
 
   -- The next period's lane is made ahead, or its first insert would make everybody wait for one caller.
-  if p_now >= v_new.period_end - interval '1 hour' and v_new.effective_limit is distinct from 0 then
+  -- Grants that go along are added when it begins.
+  if p_now >= v_new.period_end - interval '1 hour' and v_new.step_limit is distinct from 0 then
     insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-    select p_tenant, v_new.period_end, 0, v_new.effective_limit
+    select p_tenant, v_new.period_end, 0, case when v_new.enforcement = 'enforce' then v_new.step_limit end
      where not exists (
        select 1 from stepquota.workflow_step_usage_lanes l
         where l.tenant = p_tenant and l.period_start = v_new.period_end);
@@ -127,34 +146,44 @@ begin
 end;
 $_refresh_quota$;
 
--- What the new period takes over from the one it replaces. A renewal takes over nothing: it starts where
--- the old period ends. A period that begins before the old one has ended replaces it while it runs:
--- then policy says whether usage goes along, by default only for the same subscription.
+-- Whether usage goes along into a new period. A renewal takes over nothing: it starts where the old period
+-- ends. A period that begins before the old one has ended replaces it while it runs: then policy says
+-- whether usage goes along, by default only for the same subscription.
+create or replace function stepquota._is_usage_carried(
+  p_old stepquota.workflow_step_quotas, p_new stepquota.workflow_step_quotas)
+returns boolean
+language plpgsql
+stable
+as $_is_usage_carried$
+begin
+  if p_old.tenant is null or p_new.period_start >= p_old.period_end or p_new.period_end <= p_old.period_start then
+    return false;
+  end if;
+  return (
+    select case when p_old.stripe_subscription_id = p_new.stripe_subscription_id
+                then p.usage_on_moved_period else p.usage_on_other_period end = 'carry'
+      from stepquota.policy p);
+end;
+$_is_usage_carried$;
+
+-- What the new period takes over from the one it replaces.
 --
 -- Units counted in the new period before, when it was current already, were carried to the old one and
 -- come back within its usage: only what they do not explain is carried.
 -- Locks: the caller holds the quota row FOR NO KEY UPDATE; the old period's lanes in key order, waiting.
 create or replace function stepquota._carry_usage(
-  p_old stepquota.workflow_step_quotas, p_new stepquota.workflow_step_quotas)
+  p_old stepquota.workflow_step_quotas, p_new stepquota.workflow_step_quotas, p_is_carried boolean)
 returns bigint
 language plpgsql
 volatile
 as $_carry_usage$
 declare
-  v_rule text;
   v_known bigint;
 begin
   select p.carried_count into v_known
     from stepquota.workflow_step_usage_periods p
    where p.tenant = p_new.tenant and p.period_start = p_new.period_start;
-  if p_old.tenant is null or p_new.period_start >= p_old.period_end or p_new.period_end <= p_old.period_start then
-    return coalesce(v_known, 0);
-  end if;
-  select case when p_old.stripe_subscription_id = p_new.stripe_subscription_id
-              then p.usage_on_moved_period else p.usage_on_other_period end
-    into v_rule
-    from stepquota.policy p;
-  if v_rule <> 'carry' then
+  if not p_is_carried then
     return coalesce(v_known, 0);
   end if;
   -- The old lanes are closed at what they have used: who still reserves there starts over.
@@ -217,7 +246,7 @@ begin
   if exists (
     select 1 from stepquota.workflow_step_usage_lanes l
      where l.tenant = p_tenant and l.period_start = (v_resolved.quota).period_start
-    having count(*) > 0 and sum(l.allowance) is not distinct from (v_resolved.quota).effective_limit
+    having count(*) > 0 and sum(l.allowance) is not distinct from stepquota._get_lane_limit(v_resolved.quota)
   ) then
     v_resolved.quota.version := v_quota.version;
     return (v_resolved.quota, false)::stepquota._found_quota;
@@ -286,7 +315,7 @@ declare
   v_used_count bigint := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
 begin
   return stepquota._describe_quota(p_quota, v_used_count,
-    p_quota.effective_limit is null or v_used_count < p_quota.effective_limit);
+    p_quota.enforcement = 'shadow' or p_quota.effective_limit is null or v_used_count < p_quota.effective_limit);
 end;
 $_summarize_quota$;
 
@@ -294,7 +323,8 @@ comment on function stepquota._refresh_quota(text, timestamptz) is 'Brings the s
 comment on function stepquota._lock_and_refresh_quota(text, timestamptz) is 'Locks the quota row and brings it in line with its inputs.';
 comment on function stepquota._find_quota(text, timestamptz) is 'The quota to decide by, and whether it may deny.';
 comment on function stepquota._describe_quota(stepquota.workflow_step_quotas, bigint, boolean) is 'Quota and usage as callers get them.';
-comment on function stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas) is 'Units that a period takes over from the one it replaces.';
+comment on function stepquota._is_usage_carried(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas) is 'Whether usage goes along into a new period.';
+comment on function stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas, boolean) is 'Units that a period takes over from the one it replaces.';
 comment on function stepquota._sum_usage(text, timestamptz) is 'Units used in a period.';
 comment on function stepquota._summarize_quota(stepquota.workflow_step_quotas) is 'A quota with what is used of it.';
 comment on function stepquota.resolve_workflow_step_quota(text) is

@@ -41,13 +41,16 @@ declare
   v_carried_count bigint;
   v_lane_count integer;
   v_exhausted_at_count bigint;
+  v_alert_at_count bigint;
   v_own_count bigint;
   v_used_count bigint;
 begin
   select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
-         q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count
+         q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count,
+         q.alert_at_count
     into v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier,
-         v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count
+         v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
+         v_alert_at_count
     from stepquota.workflow_step_quotas q
    where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
      and q.epoch = (select p.epoch from stepquota.policy p);
@@ -70,16 +73,15 @@ begin
      and (l.allowance is null or l.used_count < l.allowance)
   returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
   -- One expression for all that is rare.
-  if v_used_count is null or v_lane_count > 1 or stepquota._is_debugging() then
+  if v_used_count is null or v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
+     or stepquota._is_debugging() then
     if not found then
       return stepquota._take_unit(p_tenant, null, 1, v_now);
     end if;
-    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) then
-      v_used_count := stepquota._count_usage_at_home(p_tenant, v_period_start, v_lane_count, v_carried_count);
-    end if;
-    if stepquota._is_debugging() then
-      perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
-        v_period_source, v_limit_source, v_tier);
+    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) or v_used_count >= v_alert_at_count
+       or stepquota._is_debugging() then
+      v_used_count := stepquota._review_taken_unit(p_tenant, null, v_carried_count, v_lane_count, v_alert_at_count,
+        v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier, v_now);
     end if;
   end if;
   return (true, v_used_count, v_limit, stepquota._count_units_left(v_limit, v_used_count), v_period_start,
@@ -107,49 +109,69 @@ begin
     p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
   if not v_answer.allowed then
     perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
+  elsif v_answer.used_count > v_answer.effective_limit then
+    perform stepquota._record_overrun(p_tenant, p_run_id, v_answer.used_count, v_answer.effective_limit,
+      v_answer.period_start, p_now);
   end if;
   return v_answer;
 end;
 $_take_unit$;
 
--- The units used in a period, counted by looking at all its lanes, and now and then remembered by the
--- caller's home lane.
--- Locks: the caller has just taken a unit from its home lane.
-create or replace function stepquota._count_usage_at_home(
-  p_tenant text, p_period_start timestamptz, p_lane_count integer, p_carried_count bigint)
+-- What the short way leaves to do for a unit that it has taken, now and then: the units used are counted
+-- by looking at all lanes, and remembered by the home lane; thresholds and overruns are recorded, and who
+-- debugs is told. Answers the units used.
+-- Locks: the caller has just taken a unit from its home lane; then as _record_alerts and _record_overrun.
+create or replace function stepquota._review_taken_unit(
+  p_tenant text, p_run_id text, p_carried_count bigint, p_lane_count integer, p_alert_at_count bigint,
+  p_limit bigint, p_period_start timestamptz, p_period_end timestamptz, p_period_source text, p_limit_source text,
+  p_tier text, p_now timestamptz)
 returns bigint
 language plpgsql
 volatile
-as $_count_usage_at_home$
+as $_review_taken_unit$
 declare
   v_counted bigint;
+  v_used_count bigint;
 begin
   select sum(l.used_count) into v_counted
     from stepquota.workflow_step_usage_lanes l
    where l.tenant = p_tenant and l.period_start = p_period_start;
-  update stepquota.workflow_step_usage_lanes l
-     set others_used_count = v_counted - l.used_count
-   where l.tenant = p_tenant
-     and l.ctid = (
-       select i.ctid from stepquota.workflow_step_usage_lanes i
-        where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = pg_backend_pid() % p_lane_count
-        order by i.tenant, i.period_start, i.lane, i.generation desc
-        limit 1)
-     and p_lane_count > 1 and l.used_count % 32 = 0;
-  return p_carried_count + v_counted;
+  if p_lane_count > 1 then
+    update stepquota.workflow_step_usage_lanes l
+       set others_used_count = v_counted - l.used_count
+     where l.tenant = p_tenant
+       and l.ctid = (
+         select i.ctid from stepquota.workflow_step_usage_lanes i
+          where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = pg_backend_pid() % p_lane_count
+          order by i.tenant, i.period_start, i.lane, i.generation desc
+          limit 1)
+       and l.used_count % 32 = 0;
+  end if;
+  v_used_count := p_carried_count + v_counted;
+  if v_used_count >= p_alert_at_count then
+    perform stepquota._record_alerts(p_tenant, p_period_start, v_used_count, p_now);
+  end if;
+  perform stepquota._debug_reservation(p_tenant, v_used_count, p_limit, p_period_start, p_period_end,
+    p_period_source, p_limit_source, p_tier);
+  if v_used_count > p_limit then
+    perform stepquota._record_overrun(p_tenant, p_run_id, v_used_count, p_limit, p_period_start, p_now);
+  end if;
+  return v_used_count;
 end;
-$_count_usage_at_home$;
+$_review_taken_unit$;
 
 -- Whether an answer's figures must be counted by looking at all lanes: near the limit, where they are
--- exact, and now and then. Else they rest on what the lane remembers of the others: summing all lanes
--- each time would cost more than the unit itself.
+-- exact, past it, where there is something to record, and now and then. Else they rest on what the lane
+-- remembers of the others: summing all lanes each time would cost more than the unit itself.
 create or replace function stepquota._is_count_due(
   p_own_count bigint, p_used_count bigint, p_limit bigint, p_lane_count integer)
 returns boolean
 language sql
 immutable
 as $_is_count_due$
-  select p_own_count % 32 = 0 or coalesce(p_limit - p_used_count < p_lane_count * stepquota._get_lane_minimum(), false);
+  select p_lane_count > 1 and p_own_count % 32 = 0
+    or coalesce(p_limit - p_used_count
+         < case when p_lane_count > 1 then p_lane_count * stepquota._get_lane_minimum() else 0 end, false);
 $_is_count_due$;
 
 -- The answer for a unit taken from a lane.
@@ -261,6 +283,7 @@ declare
   v_version bigint;
   v_is_exhausted boolean;
   v_is_contended boolean;
+  v_answer stepquota.workflow_step_quota;
 begin
   loop
     v_home := pg_backend_pid() % v_quota.lane_count;
@@ -289,8 +312,7 @@ begin
       elsif v_used_count is null then
         -- The lanes are gone, by hand or by a restore: without one there would be no end to this loop.
         v_quota := stepquota._lock_and_refresh_quota(p_tenant, p_now);
-        perform stepquota._fit_lanes(p_tenant, v_quota.period_start,
-          stepquota._count_units_left(v_quota.effective_limit, v_quota.carried_count));
+        perform stepquota._fit_lanes(p_tenant, v_quota.period_start, stepquota._get_lane_limit(v_quota));
         continue;
       elsif v_is_exhausted and v_found.is_trusted then
         return stepquota._describe_quota(v_quota, v_quota.carried_count + v_used_count, false);
@@ -319,7 +341,11 @@ begin
       null;  -- never leaves this function: it gives the lane's lock back
     end;
   end loop;
-  return stepquota._describe_taken_unit(v_quota, v_own_count, v_others_count);
+  v_answer := stepquota._describe_taken_unit(v_quota, v_own_count, v_others_count);
+  if v_answer.used_count >= v_quota.alert_at_count then
+    perform stepquota._record_alerts(p_tenant, v_quota.period_start, v_answer.used_count, p_now);
+  end if;
+  return v_answer;
 end;
 $_take_unit_elsewhere$;
 
@@ -369,10 +395,13 @@ begin
   ) then
     return;
   end if;
-  perform stepquota._record_event_once(p_tenant, p_quota.period_start, 'quota_exhausted', 'warning', p_run_id,
+  if not stepquota._record_event_once(p_tenant, p_quota.period_start, 'quota_exhausted', 'warning', p_run_id,
     jsonb_build_object('used_count', p_quota.used_count, 'effective_limit', p_quota.effective_limit,
       'period_start', p_quota.period_start, 'period_end', p_quota.period_end,
-      'period_source', p_quota.period_source, 'limit_source', p_quota.limit_source, 'tier', p_quota.tier), p_now);
+      'period_source', p_quota.period_source, 'limit_source', p_quota.limit_source, 'tier', p_quota.tier), p_now) then
+    perform stepquota._note_alert_check(p_tenant, true, p_now);
+    return;
+  end if;
   perform 1
      from stepquota.workflow_step_quotas q
     where q.tenant = p_tenant and q.period_start = p_quota.period_start and q.exhausted_at_count is null
@@ -545,8 +574,12 @@ begin
     perform stepquota._refuse_argument('p_allow_partial', null, 'true or false', 'false takes all or nothing.');
   end if;
   v_quota := stepquota._take_units(p_tenant, p_steps, p_allow_partial, false, v_now);
+  perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
   if v_quota.granted < p_steps and v_quota.remaining = 0 then
     perform stepquota._record_exhaustion(p_tenant, stepquota._describe_batch(v_quota), null, v_now);
+  elsif v_quota.granted > 0 and v_quota.used_count > v_quota.effective_limit then
+    perform stepquota._record_overrun(p_tenant, null, v_quota.used_count, v_quota.effective_limit,
+      v_quota.period_start, v_now);
   end if;
   return v_quota;
 end;
@@ -564,7 +597,7 @@ as $_describe_batch$
 $_describe_batch$;
 
 comment on function stepquota._take_unit(text, text, integer, timestamptz) is 'Takes one unit of the tenant''s quota by the long way, or says that none is free.';
-comment on function stepquota._count_usage_at_home(text, timestamptz, integer, bigint) is 'Units used in a period, counted, and remembered by the home lane.';
+comment on function stepquota._review_taken_unit(text, text, bigint, integer, bigint, bigint, timestamptz, timestamptz, text, text, text, timestamptz) is 'Counts and records what the short way leaves to do; answers the units used.';
 comment on function stepquota._give_back_unit(text, timestamptz, integer) is 'Undoes a unit just taken from the home lane.';
 comment on function stepquota._find_free_lane(text, timestamptz, integer, bigint) is 'A lane that nobody has and that has so many units left.';
 comment on function stepquota._is_count_due(bigint, bigint, bigint, integer) is 'Whether an answer''s figures must be counted by looking at all lanes.';

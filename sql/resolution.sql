@@ -82,7 +82,10 @@ as $_list_quota_candidates$
              = 'month'
              and (p.recurring_interval = 'year' or p.recurring_interval = 'month' and p.recurring_interval_count > 1)
              as is_by_month,
-           s.billing_cycle_anchor,
+           s.billing_cycle_anchor, policy.past_due_qualifies, policy.pause_collection_qualifies,
+           s.pause_collection is not null
+             and coalesce(to_timestamp((s.pause_collection ->> 'resumes_at')::double precision) > p_now, true)
+             as is_collection_paused,
            coalesce(s.cancel_at_period_end or s.cancel_at <= i.current_period_end, false) as is_due_to_end,
            i.current_period_end
              + case when s.trial_end = i.current_period_end then policy.trial_renewal_grace
@@ -109,6 +112,10 @@ as $_list_quota_candidates$
            i.limit_state in ('limited', 'unlimited') as has_valid_limit,
            case
              when i.status_rank is null then format('status %s does not qualify', i.status)
+             when i.status = 'past_due' and not i.past_due_qualifies
+               then 'its payment is past due, and policy past_due_qualifies is off'
+             when i.is_collection_paused and not i.pause_collection_qualifies
+               then 'its collection is paused, and policy pause_collection_qualifies is off'
              when i.ended_at <= p_now then format('it ended at %s', stepquota._format_moment(i.ended_at))
              when i.cancel_at <= p_now then format('it was due to end at %s', stepquota._format_moment(i.cancel_at))
              when i.item_start is null or i.item_end is null then 'a bound of its period is missing'
@@ -196,6 +203,7 @@ stable
 as $_resolve_quota$
 declare
   v_policy stepquota.policy;
+  v_tenant stepquota.tenants;
   v_plan text;
   v_tier stepquota.tiers;
   v_quota stepquota.workflow_step_quotas;
@@ -207,7 +215,8 @@ declare
   v_subscription_count bigint := 0;
 begin
   select p.* into v_policy from stepquota.policy p;
-  v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  v_plan := v_tenant.plan;
   select t.* into v_tier from stepquota.tiers t where t.tier = v_plan;
   if not found then
     select t.* into v_tier from stepquota.tiers t where t.tier = v_policy.default_tier;
@@ -235,7 +244,6 @@ begin
 
   v_quota.tenant := p_tenant;
   v_quota.tier := v_tier.tier;
-  v_quota.granted_units := 0;
   if v_has_winner then
     v_quota.period_start := v_winner.period_start;
     v_quota.period_end := v_winner.period_end;
@@ -272,7 +280,11 @@ begin
     v_quota.step_limit := v_tier.step_limit;
     v_quota.limit_source := 'tier_default';
   end if;
+  select c.granted_units, least(v_quota.valid_until, c.valid_until)
+    into v_quota.granted_units, v_quota.valid_until
+    from stepquota._count_granted_units(p_tenant, v_quota.period_start, p_now) c;
   v_quota.effective_limit := v_quota.step_limit + v_quota.granted_units;
+  v_quota.enforcement := coalesce(v_tenant.enforcement, v_policy.enforcement);
   v_quota.epoch := v_policy.epoch;
   v_quota.refreshed_at := p_now;
   -- A row refreshed a moment after somebody read the clock is fresh for them too.
@@ -285,6 +297,61 @@ begin
   return (v_quota, v_findings)::stepquota._resolved_quota;
 end;
 $_resolve_quota$;
+
+-- All that the resolution of each paused tenant reads, as one number: whole rows, of every subscription
+-- that may be the tenant's. It says that something was changed, never what that means: _resolve_quota does.
+-- Joins and no call a tenant, since the scan compares thousands of them every half a minute.
+create or replace function stepquota._list_paused_input_hashes()
+returns table (tenant text, inputs_hash bigint)
+language sql
+stable
+as $_list_paused_input_hashes$
+  with subscriptions as (
+    select t.tenant, s.id, hash_record_extended(row(s, m), 1) as row_hash
+      from stepquota.paused_tenants t
+      join stepquota.stripe_customer_tenants m on m.tenant = t.tenant
+      join stepquota.stripe_subscriptions s on s.customer_id = m.customer_id
+    union all
+    select t.tenant, s.id, hash_record_extended(row(s, c, m), 2)
+      from stepquota.paused_tenants t
+      join stepquota.stripe_customers c on c.metadata_tenant = t.tenant
+      join stepquota.stripe_subscriptions s on s.customer_id = c.id
+      left join stepquota.stripe_customer_tenants m on m.customer_id = c.id
+    union all
+    select t.tenant, s.id, hash_record_extended(row(s, c, m), 3)
+      from stepquota.paused_tenants t
+      join stepquota.stripe_subscriptions s on s.metadata_tenant = t.tenant
+      left join stepquota.stripe_customers c on c.id = s.customer_id
+      left join stepquota.stripe_customer_tenants m on m.customer_id = s.customer_id
+  ),
+  mirrored as (
+    select u.tenant, bit_xor(hash_record_extended(row(u.row_hash, i, p, r), 0)) as row_hash
+      from subscriptions u
+      left join stepquota.stripe_subscription_items i on i.subscription_id = u.id
+      left join stepquota.stripe_prices p on p.id = i.price_id
+      left join stepquota.stripe_products r on r.id = p.product_id
+     group by u.tenant
+  ),
+  granted as (
+    select g.tenant, bit_xor(hash_record_extended(row(g.grant_id, g.units, g.expires_at), 0)) as row_hash
+      from stepquota.paused_tenants t
+      join stepquota.workflow_step_grants g on g.tenant = t.tenant and g.closed_at is null
+     group by g.tenant
+  ),
+  -- Once, and not for each tenant.
+  common as materialized (
+    select jsonb_hash_extended(to_jsonb(p) - 'epoch', 0) as policy_hash, t.step_limit as default_limit
+      from stepquota.policy p
+      left join stepquota.tiers t on t.tier = p.default_tier
+  )
+  select t.tenant, hash_record_extended(row(n, r.step_limit, c.policy_hash, c.default_limit, m.row_hash, g.row_hash), 0)
+    from stepquota.paused_tenants t
+   cross join common c
+    left join stepquota._host_list_paused_tenants() n on n.tenant = t.tenant
+    left join stepquota.tiers r on r.tier = n.plan
+    left join mirrored m on m.tenant = t.tenant
+    left join granted g on g.tenant = t.tenant;
+$_list_paused_input_hashes$;
 
 create or replace function stepquota._describe_invalid_limit(p_object_type text, p_object_id text, p_value text)
 returns jsonb
@@ -316,13 +383,14 @@ declare
   v_candidate record;
   v_plan text;
   v_used bigint;
-  v_suspended_at timestamptz;
+  v_tenant stepquota.tenants;
   v_first boolean := true;
 begin
   perform stepquota._check_tenant(p_tenant);
   v_resolved := stepquota._resolve_quota(p_tenant, v_now);
   v_quota := v_resolved.quota;
-  v_plan := (stepquota._host_find_tenant(p_tenant)).plan;
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  v_plan := v_tenant.plan;
   "position" := 0;
 
   for v_candidate in select c.* from stepquota._list_quota_candidates(p_tenant, v_now) c loop
@@ -401,6 +469,23 @@ begin
                 from stepquota.tiers t where t.tier = v_quota.tier);
   return next;
 
+  for object_id, reason, details in
+    select g.grant_id::text,
+           format('%s of %s steps on top of the limit, given by %s until %s: %s', g.units - g.spent_units, g.units,
+             g.granted_by, coalesce(stepquota._format_moment(g.expires_at), 'the end of the period'), g.reason),
+           jsonb_build_object('units', g.units, 'spent_units', g.spent_units, 'granted_at', g.granted_at,
+             'expires_at', g.expires_at, 'grant_key', g.grant_key)
+      from stepquota.workflow_step_grants g
+     where g.tenant = p_tenant and g.closed_at is null
+       and case when g.expires_at is null then g.period_start = v_quota.period_start else g.expires_at > v_now end
+     order by g.granted_at, g.grant_id
+  loop
+    "position" := "position" + 1;
+    object_type := 'grant';
+    verdict := 'used';
+    return next;
+  end loop;
+
   v_used := stepquota._sum_usage(p_tenant, v_quota.period_start);
   "position" := "position" + 1;
   object_type := 'usage';
@@ -414,19 +499,34 @@ begin
         stepquota._count_units_left(v_quota.effective_limit, v_used), stepquota._format_moment(v_quota.period_end))
   end;
   details := jsonb_build_object('used_count', v_used, 'effective_limit', v_quota.effective_limit,
+    'granted_units', v_quota.granted_units,
     'period_start', v_quota.period_start, 'period_end', v_quota.period_end,
     'period_source', v_quota.period_source, 'limit_source', v_quota.limit_source);
   return next;
 
-  v_suspended_at := (stepquota._host_find_tenant(p_tenant)).suspended_at;
-  if v_suspended_at is not null then
+  object_type := 'tenant';
+  object_id := p_tenant;
+  verdict := 'info';
+  if v_quota.enforcement = 'shadow' then
     "position" := "position" + 1;
-    object_type := 'tenant';
-    object_id := p_tenant;
-    verdict := 'info';
+    reason := format('Shadow mode, by %s: steps past the limit are counted and recorded, and none is refused.',
+      case when v_tenant.enforcement is null then 'policy' else 'the tenant''s own setting' end);
+    details := jsonb_build_object('enforcement', v_quota.enforcement);
+    return next;
+  end if;
+  if v_tenant.suspended_at is not null then
+    "position" := "position" + 1;
     reason := format('The tenant is suspended since %s: start_workflow_step starts nothing, whatever is left.',
-      stepquota._format_moment(v_suspended_at));
-    details := jsonb_build_object('suspended_at', v_suspended_at);
+      stepquota._format_moment(v_tenant.suspended_at));
+    details := jsonb_build_object('suspended_at', v_tenant.suspended_at);
+    return next;
+  end if;
+  if v_tenant.held_at is not null then
+    "position" := "position" + 1;
+    reason := format('%s holds the tenant since %s: start_workflow_step starts nothing, whatever is left.',
+      coalesce(v_tenant.held_by, 'Somebody'), stepquota._format_moment(v_tenant.held_at));
+    details := jsonb_build_object('held_at', v_tenant.held_at, 'held_by', v_tenant.held_by,
+      'held_because', v_tenant.held_because);
     return next;
   end if;
 end;
@@ -456,8 +556,9 @@ comment on function stepquota._list_quota_candidates(text, timestamptz) is
   'Every subscription item of a tenant, best first, with what it would give or why it does not qualify.';
 comment on function stepquota._resolve_quota(text, timestamptz) is
   'A tenant''s quota as its inputs say now, and what is worth reporting about it.';
+comment on function stepquota._list_paused_input_hashes() is 'All that the resolution of each paused tenant reads, as one number.';
 comment on function stepquota._refuse_missing_default_tier(text, text) is 'Raises WQ019: the policy''s default tier is no tier.';
 comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
 comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';
 comment on function stepquota.explain_workflow_step_quota(text) is
-  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, usage, tenant), object_id, verdict (won, lost, info), reason in words, details. WQ001 for a tenant that cannot be one.';
+  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, grant, usage, tenant), object_id, verdict (won, lost, used, info), reason in words, details. WQ001 for a tenant that cannot be one.';

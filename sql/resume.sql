@@ -8,7 +8,7 @@ language plpgsql
 stable
 as $_count_resumable_units$
 begin
-  if p_quota.effective_limit is null then
+  if p_quota.effective_limit is null or p_quota.enforcement = 'shadow' then
     return null;
   end if;
   return greatest(p_quota.effective_limit
@@ -17,37 +17,97 @@ begin
 end;
 $_count_resumable_units$;
 
--- Resumes one run at some of the paths of its quota wait; those that are not handed out go on waiting.
--- Locks: the caller holds the run and the quota row.
-create or replace function stepquota._resume_quota_wait(
-  p_run stepquota.workflow_runs, p_wait stepquota.workflow_run_waits, p_max_paths bigint,
-  p_by text, p_details jsonb, p_now timestamptz)
-returns uuid
+-- Resumes runs at the paths of their quota waits, oldest place first, as many paths as there may be (NULL:
+-- all); the last one perhaps at some of its paths, and the others go on waiting. Waits whose run has ended
+-- are closed and logged. Statements for all of them together, whatever their number.
+-- Locks: the caller holds the runs and the quota row.
+create or replace function stepquota._resume_runs(
+  p_tenant text, p_run_ids text[], p_max_paths bigint, p_by text, p_details jsonb, p_now timestamptz,
+  out resumption_ids uuid[], out paths_resumed bigint, out waits_closed integer)
 language plpgsql
 volatile
-as $_resume_quota_wait$
+as $_resume_runs$
 declare
-  v_paths text[] := p_wait.node_paths;
-  v_resumption_id uuid;
+  v_ended jsonb[];
+  v_ended_run_ids text[];
+  v_ended_wait_ids uuid[];
+  v_run_ids text[];
+  v_runtimes text[];
+  v_wait_ids uuid[];
+  v_resolved_ids uuid[];
+  v_paths text[];
+  v_paths_left text[];
+  v_details jsonb[];
 begin
-  if p_max_paths < cardinality(v_paths) then
-    perform stepquota._host_set_wait_paths(p_run.tenant, p_wait.wait_id, v_paths[p_max_paths + 1:]);
-    v_paths := v_paths[:p_max_paths];
-  else
-    perform stepquota._host_close_wait(p_run.tenant, p_wait.wait_id, 'RESOLVED', null, p_now);
+  -- Read now, since whoever had a run before may have closed its wait or changed its paths. The order is
+  -- that of the list throughout.
+  select array_agg(r.run_id) filter (where r.has_ended), array_agg(r.wait_id) filter (where r.has_ended),
+         array_agg(jsonb_build_object('wait_id', r.wait_id, 'run_status', r.run_status)) filter (where r.has_ended),
+         array_agg(r.run_id) filter (where r.goes_on), array_agg(r.runtime) filter (where r.goes_on),
+         array_agg(r.wait_id) filter (where r.goes_on), array_agg(r.resumption_id) filter (where r.goes_on),
+         array_agg(r.wait_id) filter (where r.goes_on and r.paths_left = '{}'),
+         -- Arrays of different lengths do not fit an array: they go as texts.
+         array_agg(r.paths::text) filter (where r.goes_on),
+         array_agg(r.paths_left::text) filter (where r.goes_on and r.paths_left <> '{}'),
+         array_agg(p_details || jsonb_build_object('by', p_by, 'wait_id', r.wait_id,
+           'resumption_id', r.resumption_id, 'node_paths', to_jsonb(r.paths), 'paused_since', r.paused_since))
+           filter (where r.goes_on),
+         sum(cardinality(r.paths)) filter (where r.goes_on)
+    into v_ended_run_ids, v_ended_wait_ids, v_ended, v_run_ids, v_runtimes, v_wait_ids, resumption_ids,
+         v_resolved_ids, v_paths, v_paths_left, v_details, paths_resumed
+    from (select q.run_id, q.runtime, q.wait_id, q.run_status, q.paused_since, q.has_ended,
+                 not q.has_ended and (p_max_paths is null or q.paths_before < p_max_paths) as goes_on,
+                 gen_random_uuid() as resumption_id,
+                 q.node_paths[:coalesce(p_max_paths - q.paths_before, cardinality(q.node_paths))] as paths,
+                 coalesce(q.node_paths[p_max_paths - q.paths_before + 1:], '{}') as paths_left
+            from (select w.*, w.run_status not in ('RUNNING', 'WAITING') as has_ended,
+                         coalesce(sum(cardinality(w.node_paths)) filter (where w.run_status in ('RUNNING', 'WAITING'))
+                           over (rows between unbounded preceding and 1 preceding), 0) as paths_before
+                    from stepquota._host_list_quota_waits(p_tenant, p_run_ids) w) q) r;
+  waits_closed := coalesce(cardinality(v_ended_wait_ids), 0);
+  if waits_closed > 0 then
+    perform stepquota._host_close_waits(p_tenant, v_ended_wait_ids, 'CANCELED', p_now);
+    perform stepquota._host_add_logs(p_tenant, v_ended_run_ids, 'warning', 'quota wait closed: the run had ended',
+      v_ended, p_now);
   end if;
-  perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'RUNNING', p_run.node_path);
-  v_resumption_id := stepquota._add_resumption(p_run, p_wait, v_paths, p_now);
-  p_details := p_details || jsonb_build_object('by', p_by, 'wait_id', p_wait.wait_id,
-    'resumption_id', v_resumption_id, 'node_paths', to_jsonb(v_paths), 'paused_since', p_wait.created_at);
-  perform stepquota._host_add_log(p_run.tenant, p_run.run_id, 'info', 'resumed', p_details, p_now);
-  perform stepquota._record_event(p_run.tenant, 'run_resumed', 'info', p_run.run_id, p_details, p_now);
-  return v_resumption_id;
+  resumption_ids := coalesce(resumption_ids, '{}');
+  paths_resumed := coalesce(paths_resumed, 0);
+  if resumption_ids = '{}' then
+    return;
+  end if;
+  perform stepquota._host_close_waits(p_tenant, v_resolved_ids, 'RESOLVED', p_now);
+  if v_paths_left is not null then
+    perform stepquota._host_set_wait_paths(p_tenant, v_wait_ids[cardinality(v_wait_ids)], v_paths_left[1]::text[]);
+  end if;
+  perform stepquota._host_set_runs(p_tenant, v_run_ids, 'RUNNING');
+  perform stepquota._add_resumptions(p_tenant, resumption_ids, v_run_ids, v_runtimes, v_wait_ids, 'quota', v_paths, p_now);
+  perform stepquota._host_add_logs(p_tenant, v_run_ids, 'info', 'resumed', v_details, p_now);
+  perform stepquota._record_events(p_tenant, 'run_resumed', 'info', v_run_ids, v_details, p_now);
 end;
-$_resume_quota_wait$;
+$_resume_runs$;
+
+-- Closes waits of runs that were deleted, so that they do not keep their tenant among the paused ones.
+create or replace function stepquota._close_waits_of_vanished_runs(p_tenant text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_close_waits_of_vanished_runs$
+declare
+  v_run_ids text[];
+  v_wait_ids uuid[];
+begin
+  select array_agg(v.run_id), array_agg(v.wait_id) into v_run_ids, v_wait_ids
+    from stepquota._host_list_vanished_runs(p_tenant, 1000) v;
+  if v_wait_ids is not null then
+    perform stepquota._host_close_waits(p_tenant, v_wait_ids, 'CANCELED', p_now);
+    perform stepquota._host_add_logs(p_tenant, v_run_ids, 'warning', 'quota wait closed: there is no such run',
+      array(select jsonb_build_object('wait_id', w.wait_id) from unnest(v_wait_ids) as w (wait_id)), p_now);
+  end if;
+end;
+$_close_waits_of_vanished_runs$;
 
 -- Resumes what can go on of one tenant, oldest place first, and says when to look again.
--- skipped_because is quota_exhausted, no_capacity, tenant_suspended, or NULL.
+-- skipped_because is quota_exhausted, no_capacity, tenant_suspended, operator_hold, or NULL.
 -- Locks: the caller holds the quota row FOR NO KEY UPDATE and has refreshed it. Runs without waiting:
 -- here quota goes before run, against the usual order.
 create or replace function stepquota._resume_tenant(
@@ -59,35 +119,33 @@ as $_resume_tenant$
 declare
   v_policy stepquota.policy;
   v_capacity bigint;
-  v_wait stepquota.workflow_run_waits;
-  v_run stepquota.workflow_runs;
+  v_wanted integer;
+  v_run_ids text[];
+  v_resumed record;
   v_due_at timestamptz;
 begin
   runs_resumed := 0;
   select p.* into v_policy from stepquota.policy p;
   v_capacity := stepquota._count_resumable_units(p_quota, p_now);
 
-  if (stepquota._host_find_tenant(p_quota.tenant)).suspended_at is not null then
-    skipped_because := 'tenant_suspended';
+  skipped_because := (stepquota._list_holds(stepquota._host_find_tenant(p_quota.tenant), false))[1];
+  if skipped_because is not null then
     v_due_at := p_now + v_policy.staleness;
   else
-    for v_wait in select w.* from stepquota._host_list_quota_queue(p_quota.tenant) w loop
-      exit when v_capacity <= 0 or runs_resumed >= p_max_runs;
-      v_run := stepquota._host_lock_run_if_free(p_quota.tenant, v_wait.run_id);
-      continue when v_run.run_id is null;  -- somebody is at it: the tenant stays due
-      -- Whoever had the run before us may have closed the wait or changed its paths.
-      v_wait := stepquota._host_find_quota_wait(p_quota.tenant, v_run.run_id);
-      continue when v_wait.wait_id is null;
-      if v_run.status not in ('RUNNING', 'WAITING') then
-        perform stepquota._host_close_wait(v_run.tenant, v_wait.wait_id, 'CANCELED', null, p_now);
-        perform stepquota._host_add_log(v_run.tenant, v_run.run_id, 'warning', 'quota wait closed: the run had ended',
-          jsonb_build_object('wait_id', v_wait.wait_id, 'run_status', v_run.status), p_now);
-        continue;
-      end if;
-      perform stepquota._resume_quota_wait(v_run, v_wait, coalesce(v_capacity, cardinality(v_wait.node_paths)), p_by,
+    loop
+      v_wanted := least(p_max_runs - runs_resumed, v_capacity);
+      exit when v_wanted <= 0;
+      -- Those that somebody is at are passed over, and the tenant stays due.
+      v_run_ids := stepquota._host_lock_queued_runs_if_free(p_quota.tenant, v_wanted);
+      v_resumed := stepquota._resume_runs(p_quota.tenant, v_run_ids, v_capacity, p_by,
         jsonb_build_object('period_start', p_quota.period_start), p_now);
-      v_capacity := v_capacity - cardinality(v_wait.node_paths);
-      runs_resumed := runs_resumed + 1;
+      v_capacity := v_capacity - v_resumed.paths_resumed;
+      runs_resumed := runs_resumed + cardinality(v_resumed.resumption_ids);
+      if v_run_ids = '{}' and runs_resumed = 0 then
+        perform stepquota._close_waits_of_vanished_runs(p_quota.tenant, p_now);
+      end if;
+      exit when cardinality(v_run_ids) < v_wanted
+        or v_resumed.resumption_ids = '{}' and v_resumed.waits_closed = 0;
     end loop;
     if v_capacity <= 0 then
       skipped_because := case
@@ -226,7 +284,6 @@ as $resume_workflow_run$
 declare
   v_now timestamptz := stepquota._now();
   v_run stepquota.workflow_runs;
-  v_wait stepquota.workflow_run_waits;
   v_quota stepquota.workflow_step_quotas;
   v_capacity bigint;
   v_answer stepquota.workflow_run_resume;
@@ -235,7 +292,6 @@ begin
   perform stepquota._check_run_id(p_run_id);
   v_run := stepquota._host_lock_run(p_tenant, p_run_id);
   perform stepquota._check_run_can_be_resumed(p_tenant, p_run_id, v_run);
-  v_wait := stepquota._host_find_quota_wait(p_tenant, p_run_id);
 
   v_quota := stepquota._lock_and_refresh_quota(p_tenant, v_now);
   v_answer.resumed := false;
@@ -246,16 +302,16 @@ begin
   v_answer.period_source := v_quota.period_source;
   v_answer.limit_source := v_quota.limit_source;
   v_capacity := stepquota._count_resumable_units(v_quota, v_now);
-  if (stepquota._host_find_tenant(p_tenant)).suspended_at is not null then
+  if stepquota._list_holds(stepquota._host_find_tenant(p_tenant), v_run.held_at is not null) <> '{}' then
     v_answer.reason := 'held';
-  elsif v_answer.used_count >= v_quota.effective_limit then
+  elsif v_quota.enforcement = 'enforce' and v_answer.used_count >= v_quota.effective_limit then
     v_answer.reason := 'quota_exhausted';
   elsif v_capacity <= 0 then
     v_answer.reason := 'no_capacity';
   else
-    v_answer.resumption_id := stepquota._resume_quota_wait(v_run, v_wait,
-      coalesce(v_capacity, cardinality(v_wait.node_paths)), 'operator',
-      jsonb_build_object('reason', p_reason, 'operator', session_user, 'period_start', v_quota.period_start), v_now);
+    v_answer.resumption_id := (stepquota._resume_runs(p_tenant, array[p_run_id], v_capacity, 'operator',
+      jsonb_build_object('reason', p_reason, 'operator', session_user, 'period_start', v_quota.period_start),
+      v_now)).resumption_ids[1];
     perform stepquota._notify_resumptions();
     if not stepquota._host_has_quota_queue(p_tenant) then
       delete from stepquota.paused_tenants where tenant = p_tenant;
@@ -316,7 +372,8 @@ end;
 $_check_run_can_be_resumed$;
 
 comment on function stepquota._count_resumable_units(stepquota.workflow_step_quotas, timestamptz) is 'Units that may be handed out to paused runs; NULL is unlimited.';
-comment on function stepquota._resume_quota_wait(stepquota.workflow_runs, stepquota.workflow_run_waits, bigint, text, jsonb, timestamptz) is 'Resumes a run at up to so many paths of its quota wait.';
+comment on function stepquota._resume_runs(text, text[], bigint, text, jsonb, timestamptz) is 'Resumes runs at up to so many paths of their quota waits.';
+comment on function stepquota._close_waits_of_vanished_runs(text, timestamptz) is 'Closes quota waits of runs that were deleted.';
 comment on function stepquota._resume_tenant(stepquota.workflow_step_quotas, integer, text, timestamptz) is 'Resumes what can go on of one tenant.';
 comment on function stepquota._refresh_and_resume(text[], text, timestamptz) is 'Refreshes quotas whose inputs changed and resumes what can go on, within policy''s bounds.';
 comment on function stepquota._make_all_quotas_stale() is 'Makes every stored quota stale.';

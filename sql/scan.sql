@@ -22,10 +22,11 @@ end;
 $begin_resume_scan$;
 
 -- Inputs edited by hand announce themselves to nobody. At most once in policy.staleness, paused tenants
--- whose resolution of now differs from the stored one are marked due; so are those who have units left
--- all the same (raised by a REPEATABLE READ transaction that could not see them paused, or no longer
--- suspended), and tenants with open quota waits that are not among the paused ones. Exhaustions whose
--- record was skipped are made up for.
+-- whose inputs are not what they were when they were last compared are marked due, also those that were
+-- never compared; so are those who have units left all the same (raised by a REPEATABLE READ transaction
+-- that could not see them paused, or no longer suspended), and tenants with open quota waits that are not
+-- among the paused ones, a part of the queue each time. Exhaustions whose record was skipped are made up
+-- for.
 -- Locks: the scan_state row, without waiting; paused_tenants and quota rows, without waiting.
 create or replace function stepquota._mark_edited_tenants(p_now timestamptz)
 returns void
@@ -33,45 +34,56 @@ language plpgsql
 volatile
 as $_mark_edited_tenants$
 declare
+  v_part constant integer := 200;
+  v_looked_at_to text;
+  v_queued text[];
   v_paused record;
 begin
-  perform 1
-     from stepquota.scan_state s, stepquota.policy p
-    where s.inputs_compared_at is null or s.inputs_compared_at > p_now
-       or s.inputs_compared_at <= p_now - p.staleness
-      for no key update of s skip locked;
+  select s.queue_looked_at_to into v_looked_at_to
+    from stepquota.scan_state s, stepquota.policy p
+   where s.inputs_compared_at is null or s.inputs_compared_at > p_now
+      or s.inputs_compared_at <= p_now - p.staleness
+     for no key update of s skip locked;
   if not found then
     return;
   end if;
-  update stepquota.scan_state set inputs_compared_at = p_now;
+  v_queued := array(select stepquota._host_list_queued_tenants(v_looked_at_to, v_part));
+  update stepquota.scan_state
+     set inputs_compared_at = p_now,
+         queue_looked_at_to = case when cardinality(v_queued) = v_part then v_queued[v_part] else '' end;
 
   insert into stepquota.paused_tenants (tenant, due_at, paused_at)
   select w.tenant, p_now, p_now
-    from stepquota._host_list_queued_tenants() as w (tenant)
+    from unnest(v_queued) as w (tenant)
    where not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant)
   on conflict (tenant) do nothing;
 
   for v_paused in
-    select t.tenant, q.period_start, q.reported, q.reported_period_start,
-           q.tenant is null
-             or (q.effective_limit, q.period_start, q.valid_until)
-                is distinct from ((r.quota).effective_limit, (r.quota).period_start, (r.quota).valid_until)
-             as is_edited,
-           q.effective_limit is null or stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit
-             as has_units_left
-      from stepquota.paused_tenants t
-      left join stepquota.workflow_step_quotas q on q.tenant = t.tenant
-     cross join lateral stepquota._resolve_quota(t.tenant, p_now) r
-     where t.due_at > p_now
-     order by t.tenant
+    select c.tenant, c.inputs_hash, c.is_edited or c.has_units_left as is_due, not c.is_recorded as is_missed
+      from (select t.tenant, h.inputs_hash,
+                   t.inputs_hash is distinct from h.inputs_hash or q.tenant is null as is_edited,
+                   -- Where the mark says that all is used up, it need not be counted.
+                   q.effective_limit is null or q.enforcement = 'shadow'
+                     or q.exhausted_at_count is null
+                        and stepquota._sum_usage(q.tenant, q.period_start) < q.effective_limit as has_units_left,
+                   coalesce(q.reported_period_start = q.period_start and 'quota_exhausted' = any (q.reported), false)
+                     as is_recorded
+              from stepquota.paused_tenants t
+              join stepquota._list_paused_input_hashes() h on h.tenant = t.tenant
+              left join stepquota.workflow_step_quotas q on q.tenant = t.tenant
+             where t.due_at > p_now
+            offset 0) c
+     where c.is_edited or c.has_units_left or not c.is_recorded
+     order by c.tenant
   loop
-    if v_paused.is_edited or v_paused.has_units_left then
+    if v_paused.is_due then
       perform 1 from stepquota.paused_tenants t where t.tenant = v_paused.tenant for no key update skip locked;
       if found then
-        update stepquota.paused_tenants set due_at = p_now where tenant = v_paused.tenant;
+        update stepquota.paused_tenants set due_at = p_now, inputs_hash = v_paused.inputs_hash
+         where tenant = v_paused.tenant;
       end if;
-    elsif v_paused.reported_period_start is distinct from v_paused.period_start
-       or 'quota_exhausted' <> all (v_paused.reported) then
+    end if;
+    if v_paused.is_missed then
       perform stepquota._record_missed_exhaustion(v_paused.tenant, p_now);
     end if;
   end loop;
@@ -138,6 +150,11 @@ declare
   v_detail text;
   v_hint text;
   v_context text;
+  v_schema text;
+  v_table text;
+  v_column text;
+  v_constraint text;
+  v_type text;
 begin
   perform stepquota._check_tenant(p_tenant);
   if p_max_runs is null or p_max_runs < 1 then
@@ -155,11 +172,14 @@ begin
     skipped_because := v_result.skipped_because;
   exception when others then
     get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text,
-      v_detail = pg_exception_detail, v_hint = pg_exception_hint, v_context = pg_exception_context;
+      v_detail = pg_exception_detail, v_hint = pg_exception_hint, v_context = pg_exception_context,
+      v_schema = schema_name, v_table = table_name, v_column = column_name, v_constraint = constraint_name,
+      v_type = pg_datatype_name;
     runs_resumed := 0;
     skipped_because := 'error';
     error := jsonb_build_object('tenant', p_tenant, 'sqlstate', v_sqlstate, 'message', v_message,
-      'detail', v_detail, 'hint', v_hint, 'context', v_context);
+      'detail', v_detail, 'hint', v_hint, 'context', v_context, 'schema', v_schema, 'table', v_table,
+      'column', v_column, 'constraint', v_constraint, 'datatype', v_type);
     raise warning using message = format('resuming tenant %L failed: %s', p_tenant, v_message),
       detail = error::text;
   end;
@@ -288,15 +308,146 @@ begin
 end;
 $check_batch_size$;
 
--- All that is due: waits whose time has come, the scan, the ledger's partitions ahead, batches
--- that were left open or are long closed. For any
+-- For watch: looks for inputs edited by hand, if the last look is long enough ago; and says when there is
+-- something to do next for the scan, for tenants other than these. NULL is never.
+-- Locks: as _mark_edited_tenants. SQLSTATEs: WQ001.
+create or replace function stepquota.find_next_due_tenant(p_without text[] default '{}')
+returns timestamptz
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $find_next_due_tenant$
+declare
+  v_now timestamptz := stepquota._now();
+begin
+  if p_without is null then
+    perform stepquota._refuse_argument('p_without', null, 'an array of tenants', 'Pass ''{}'' to leave out nobody.');
+  end if;
+  perform stepquota._mark_edited_tenants(v_now);
+  return (
+    select t.due_at from stepquota.paused_tenants t
+     where t.tenant <> all (p_without)
+     order by t.due_at
+     limit 1);
+end;
+$find_next_due_tenant$;
+
+-- For watch: when the next wait resolves by itself. NULL is never.
+create or replace function stepquota.find_next_due_wait()
+returns timestamptz
+language sql
+stable
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $find_next_due_wait$
+  select stepquota._host_find_next_due_at();
+$find_next_due_wait$;
+
+-- For watch: how long until then, in seconds; NULL is never, 0 or less is now.
+create or replace function stepquota.count_seconds_until(p_moment timestamptz)
+returns double precision
+language sql
+volatile
+-- Definer: reads the policy of the test clock.
+security definer
+set search_path = pg_catalog, pg_temp
+as $count_seconds_until$
+  select extract(epoch from p_moment - stepquota._now())::double precision;
+$count_seconds_until$;
+
+-- Does what is due when it is due: resolves waits and runs the scan, for so many seconds, and sleeps in
+-- between, never longer than a second, since others may mark tenants due at any time. Nothing is held
+-- while it sleeps. Tenants that a scan could not finish with, since somebody was at them or for an error,
+-- are tried again after a second, then after two, and so on up to 16.
+-- Must be called outside a transaction block. Locks: as resume_scan. SQLSTATEs: WQ001.
+create or replace procedure stepquota.watch(p_seconds integer default 55)
+language plpgsql
+as $watch$
+declare
+  v_until pg_catalog.timestamptz;
+  v_left pg_catalog.text[] := '{}'::pg_catalog.text[];
+  v_patience integer := 1;
+  v_retry_at pg_catalog.timestamptz;
+  v_tenant_in double precision;
+  v_wait_in double precision;
+begin
+  perform stepquota.check_watch_seconds(p_seconds);
+  v_until := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_seconds);
+  loop
+    v_wait_in := stepquota.count_seconds_until(stepquota.find_next_due_wait());
+    commit;
+    while v_wait_in <= 0 loop
+      exit when stepquota.resolve_due_waits(100) = 0;
+      commit;
+    end loop;
+    if v_retry_at <= pg_catalog.clock_timestamp() then
+      v_left := '{}';
+      v_retry_at := null;
+    end if;
+    v_tenant_in := stepquota.count_seconds_until(stepquota.find_next_due_tenant(v_left));
+    commit;
+    if v_tenant_in <= 0 then
+      call stepquota.resume_scan();
+      v_left := array(select t from stepquota.list_due_tenants(1000) t);
+      v_patience := case when v_left = '{}' then 1 else least(v_patience * 2, 16) end;
+      v_retry_at := case when v_left <> '{}'
+        then pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => v_patience / 2.0) end;
+      v_tenant_in := stepquota.count_seconds_until(stepquota.find_next_due_tenant(v_left));
+      commit;
+    end if;
+    v_wait_in := stepquota.count_seconds_until(stepquota.find_next_due_wait());
+    commit;
+    exit when pg_catalog.clock_timestamp() >= v_until;
+    -- A wait that is due and was not resolved has a run that somebody is at.
+    perform pg_catalog.pg_sleep(greatest(0.05, least(1, v_tenant_in, case when v_wait_in <= 0 then 0.5 else v_wait_in end)));
+    commit;
+  end loop;
+end;
+$watch$;
+
+-- Raises WQ001. Granted, since watch runs with its caller's rights.
+create or replace function stepquota.check_watch_seconds(p_seconds integer)
+returns void
+language plpgsql
+stable
+-- Definer: raises through an internal function.
+security definer
+set search_path = pg_catalog, pg_temp
+as $check_watch_seconds$
+begin
+  if p_seconds is null or p_seconds not between 1 and 3600 then
+    perform stepquota._refuse_argument('p_seconds', p_seconds::text, 'a number from 1 to 3600',
+      '55 is usual, called every minute.');
+  end if;
+end;
+$check_watch_seconds$;
+
+-- All that is due: waits whose time has come, alerts that could not be recorded at once, changes of
+-- shared prices, the scan, the ledger's partitions ahead, batches that were left open or are long
+-- closed, the order of new events, samples of usage, old events of Stripe, a part of reconciling and
+-- purging. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
 as $tick$
+declare
+  v_tenant text := '';
 begin
   loop
     exit when stepquota.resolve_due_waits(100) = 0;
+    commit;
+  end loop;
+  commit;
+  loop
+    v_tenant := stepquota.record_due_alerts(v_tenant);
+    commit;
+    exit when v_tenant is null;
+  end loop;
+  loop
+    exit when stepquota.spread_stripe_changes(1000) = 0;
     commit;
   end loop;
   commit;
@@ -308,6 +459,23 @@ begin
     commit;
   end loop;
   commit;
+  loop
+    exit when stepquota.order_quota_events(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.tend_stripe_events(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.sample_workflow_step_usage(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  call stepquota.reconcile_all();
+  call stepquota.purge();
 end;
 $tick$;
 
@@ -316,11 +484,17 @@ comment on function stepquota._mark_edited_tenants(timestamptz) is 'Marks paused
 comment on function stepquota._record_missed_exhaustion(text, timestamptz) is 'Records an exhaustion whose record was skipped.';
 comment on function stepquota.list_due_tenants(integer, text[]) is 'For resume_scan: paused tenants to look at now, longest due first, without those given.';
 comment on function stepquota.resume_due_tenant(text, integer) is
-  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, busy, error) and the error. WQ001 for a tenant that cannot be one.';
+  'For resume_scan: one tenant''s turn. Answers how many runs it resumed, why it was skipped (quota_exhausted, no_capacity, tenant_suspended, operator_hold, busy, error) and the error. WQ001 for a tenant that cannot be one.';
 comment on function stepquota.finish_resume_scan(bigint, integer, integer, jsonb, jsonb) is 'For resume_scan: closes the scan''s row.';
 comment on function stepquota.get_scan_seconds() is 'For resume_scan: policy.scan_seconds.';
 comment on function stepquota.check_batch_size(integer) is 'For resume_scan: raises WQ001 unless the batch size is from 1 to 100000.';
 comment on procedure stepquota.resume_scan(integer) is
   'Resumes paused runs whose tenants have quota again: at most p_batch_size resumptions a transaction, tenants in turns, until nothing more can go on or policy.scan_seconds are over. Commits; CALL it outside a transaction block. Its result is a row of resume_scans. WQ001 for a batch size outside 1 to 100000.';
+comment on function stepquota.find_next_due_tenant(text[]) is 'For watch: looks for inputs edited by hand, and answers when the scan has something to do next, without these tenants; NULL is never. WQ001 for NULL.';
+comment on function stepquota.find_next_due_wait() is 'For watch: when the next wait resolves by itself; NULL is never.';
+comment on function stepquota.count_seconds_until(timestamptz) is 'For watch: how many seconds it is until then, by the clock of stepquota; NULL for NULL.';
+comment on function stepquota.check_watch_seconds(integer) is 'For watch: raises WQ001 unless it is from 1 to 3600.';
+comment on procedure stepquota.watch(integer) is
+  'Resolves waits and resumes runs when it is time, within about a second, for p_seconds (1 to 3600; 55). Call it every minute, beside tick(). Commits; CALL it outside a transaction block. WQ001 for another number of seconds.';
 comment on procedure stepquota.tick() is
-  'All due work: due waits, resume_scan, ledger partitions, batches. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';
+  'All due work: due waits, alerts, changes of shared prices, resume_scan, ledger partitions, batches, events, samples of usage, old events of Stripe, a part of reconcile_all and of purge. Commits; CALL it outside a transaction block, from pg_cron or any other scheduler.';

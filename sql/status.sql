@@ -13,9 +13,14 @@ declare
   v_policy stepquota.policy;
   v_job stepquota.scheduler_jobs;
   v_scan stepquota.resume_scans;
+  v_resumption stepquota.workflow_run_resumptions;
   v_missing text;
   v_count bigint;
   v_oldest timestamptz;
+  v_stripe record;
+  -- The feeders' moments are the real clock's.
+  v_clock timestamptz := clock_timestamp();
+  v_failed bigint;
 begin
   select p.* into v_policy from stepquota.policy p;
 
@@ -113,6 +118,23 @@ begin
     then 'No runtime takes them: do workers call claim_workflow_run_resumptions for their runtime?' end;
   return next;
 
+  item := 'stuck resumptions';
+  select count(*) into v_count
+    from stepquota.workflow_run_resumptions r
+   where r.status = 'OPEN' and stepquota._is_stuck(r, v_policy.stuck_after_deliveries);
+  select r.* into v_resumption
+    from stepquota.workflow_run_resumptions r
+   where r.status = 'OPEN' and stepquota._is_stuck(r, v_policy.stuck_after_deliveries)
+   order by r.created_at, r.tenant, r.resumption_id
+   limit 1;
+  state := case when v_count > 0 then 'error' else 'ok' end;
+  detail := case when v_count = 0 then 'none'
+    else format('%s, the first of tenant %s, run %s', v_count, v_resumption.tenant, v_resumption.run_id) end;
+  hint := case when v_count > 0
+    then format('See why its workers do not start it. Then: select stepquota.redeliver_workflow_run_resumption(%L, %L);',
+      v_resumption.tenant, v_resumption.resumption_id) end;
+  return next;
+
   item := 'open batches';
   select count(*), min(b.opened_at) into v_count, v_oldest
     from stepquota.workflow_step_batches b where b.closed_at is null;
@@ -120,6 +142,65 @@ begin
   detail := case when v_count = 0 then 'none' else format('%s, the oldest since %s', v_count, stepquota._format_moment(v_oldest)) end;
   hint := case when state = 'warn'
     then 'A process died with units it had not handed out: select * from stepquota.list_open_workflow_step_batches();' end;
+  return next;
+
+  item := 'event consumers';
+  select count(*), min(c.claimed_at), string_agg(format('%s (claimed %s, %s behind, %s not acknowledged)', c.consumer,
+           stepquota._format_moment(c.claimed_at), greatest(o.last_position - c.position, 0),
+           (select count(*) from stepquota.quota_event_claims l where l.consumer = c.consumer)), ', ' order by c.claimed_at, c.consumer)
+    into v_count, v_oldest, v_missing
+    from stepquota.quota_event_consumers c, stepquota.quota_event_order o;
+  state := case when v_oldest < v_now - interval '1 hour' then 'warn' else 'ok' end;
+  detail := case when v_count = 0 then 'none' else v_missing end;
+  hint := case when state = 'warn'
+    then 'One has not claimed for over an hour: start it, or select stepquota.remove_quota_event_consumer(''its name'');' end;
+  return next;
+
+  item := 'stripe sync';
+  select h.* into v_stripe from stepquota.stripe_sync_health() h;
+  state := case
+    when v_stripe.livemode is null then 'info'
+    when v_stripe.dead_events > 0 then 'error'
+    when v_stripe.oldest_pending_at < v_clock - interval '5 minutes'
+      or coalesce(v_stripe.last_catch_up_at, '-infinity') < v_clock - interval '15 minutes'
+      or coalesce(v_stripe.last_full_sync_at, '-infinity') < v_clock - interval '26 hours' then 'warn'
+    else 'ok' end;
+  detail := case when v_stripe.livemode is null then 'not set up'
+    else format('%s events to work off, %s dead; last catch-up %s, last full sync %s', v_stripe.pending_events,
+      v_stripe.dead_events, coalesce(stepquota._format_moment(v_stripe.last_catch_up_at), 'never'),
+      coalesce(stepquota._format_moment(v_stripe.last_full_sync_at), 'never')) end;
+  hint := case
+    when v_stripe.livemode is null then 'Only if the mirror is filled from Stripe: docs/stripe.md says how.'
+    when state <> 'ok' then 'stepquota stripe check says what is wrong.' end;
+  return next;
+
+  item := 'reconciliation';
+  select count(*) into v_count from stepquota.reconciliation_findings f where f.closed_at is null;
+  select min(r.reconciled_at), count(*) filter (where r.error is not null) into v_oldest, v_failed
+    from stepquota.reconciled_tenants r;
+  state := case when v_count > 0 or v_failed > 0 then 'error'
+    when v_oldest < v_now - 3 * v_policy.reconcile_every and v_scan.started_at < v_now - v_policy.reconcile_every then 'warn'
+    else 'ok' end;
+  detail := case when v_count > 0 then format('%s open findings', v_count)
+    when v_failed > 0 then format('%s tenants could not be compared', v_failed)
+    when v_oldest is null then 'no tenant was compared yet'
+    when v_oldest = '-infinity' then 'nothing is wrong, and some tenants are yet to be compared'
+    else format('nothing is wrong; every tenant was compared since %s', stepquota._format_moment(v_oldest)) end;
+  hint := case when v_count > 0 then 'select * from stepquota.reconciliation_findings where closed_at is null;'
+    when v_failed > 0 then 'select tenant, error from stepquota.reconciled_tenants where error is not null;'
+    when state = 'warn' then 'tick() does not get to it: raise policy maintenance_seconds, or call stepquota.reconcile_all(true);' end;
+  return next;
+
+  item := 'retention';
+  select string_agg(to_char(m.month, 'YYYY-MM'), ', ' order by m.month) into v_missing
+    from stepquota._list_old_ledger_months(v_now) m where not m.is_free;
+  select s.drop_tried_at into v_oldest from stepquota.purge_state s;
+  state := case when v_oldest is not null then 'warn' when v_missing is not null then 'info' else 'ok' end;
+  detail := case when v_oldest is not null
+      then format('a month of the ledger could not be dropped at %s', stepquota._format_moment(v_oldest))
+    else coalesce('months kept since runs of theirs go on: ' || v_missing, 'no old month of the ledger is left') end;
+  hint := case when state = 'warn' then 'A long transaction reads or writes the ledger; it is tried again every ten minutes.'
+    when state = 'info' then 'Look at runs of those months that never end: cancel_workflow_run ends one.' end;
   return next;
 end;
 $status$;

@@ -39,6 +39,7 @@ declare
   v_carried_count bigint;
   v_lane_count integer;
   v_exhausted_at_count bigint;
+  v_alert_at_count bigint;
   v_own_count bigint;
   v_used_count bigint;
   v_step_id uuid;
@@ -46,6 +47,7 @@ declare
   v_step stepquota.workflow_run_steps;
   v_quota stepquota.workflow_step_quota;
   v_wait_id uuid;
+  v_start stepquota.workflow_step_start;
 begin
   -- One expression, since each costs more than what it says. Tenant and run are looked for by their keys:
   -- those that cannot be are not found.
@@ -55,9 +57,11 @@ begin
   end if;
   if v_run.ledger_month is not null then
     select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
-           q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count
+           q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count,
+           q.alert_at_count
       into v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier,
-           v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count
+           v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
+           v_alert_at_count
       from stepquota.workflow_step_quotas q
      where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
        and q.epoch = (select p.epoch from stepquota.policy p);
@@ -77,13 +81,12 @@ begin
         v_step_id := gen_random_uuid();
         if stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
              p_step_type, v_period_start, v_now) then
-          if v_lane_count > 1 or stepquota._is_debugging() then
-            if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) then
-              v_used_count := stepquota._count_usage_at_home(p_tenant, v_period_start, v_lane_count, v_carried_count);
-            end if;
-            if stepquota._is_debugging() then
-              perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
-                v_period_source, v_limit_source, v_tier);
+          if v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
+             or stepquota._is_debugging() then
+            if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count)
+               or v_used_count >= v_alert_at_count or stepquota._is_debugging() then
+              v_used_count := stepquota._review_taken_unit(p_tenant, p_run_id, v_carried_count, v_lane_count,
+                v_alert_at_count, v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier, v_now);
             end if;
           end if;
           return ('started', v_step_id, null, true, v_used_count, v_limit,
@@ -120,12 +123,11 @@ begin
       stepquota._describe_period(p_tenant, v_step.period_start, v_now));
   end if;
 
-  if (stepquota._host_find_tenant(p_tenant)).suspended_at is not null then
-    v_quota := stepquota._summarize_quota(stepquota._share_quota(p_tenant, v_now));
-    v_quota.allowed := false;
-    v_wait_id := stepquota._pause_run(v_run, p_node_path, 'tenant_suspended', v_quota.period_end,
-      stepquota._describe_pause(v_quota), v_now);
-    return stepquota._describe_start('held', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
+  if v_run.held_at is not null or stepquota._host_is_tenant_held(p_tenant) then
+    v_start := stepquota._hold_start(v_run, p_node_path, v_now);
+    if v_start.outcome is not null then
+      return v_start;
+    end if;
   end if;
 
   v_quota := stepquota._take_unit(p_tenant, p_run_id, 0, v_now);
@@ -145,6 +147,31 @@ begin
   return stepquota._describe_start('started', v_step, null, v_quota);
 end;
 $start_workflow_step$;
+
+-- Pauses a run that is held, or whose tenant is. Asked again behind the gate, so that no release slips
+-- between that and the pause; released meanwhile, the answer is NULL.
+-- Locks: the caller holds the run; the quota row FOR SHARE.
+create or replace function stepquota._hold_start(p_run stepquota.workflow_runs, p_node_path text, p_now timestamptz)
+returns stepquota.workflow_step_start
+language plpgsql
+volatile
+as $_hold_start$
+declare
+  v_quota stepquota.workflow_step_quota;
+  v_holds text[];
+  v_wait_id uuid;
+begin
+  v_quota := stepquota._summarize_quota(stepquota._share_quota(p_run.tenant, p_now));
+  v_holds := stepquota._list_holds(stepquota._host_find_tenant(p_run.tenant), p_run.held_at is not null);
+  if v_holds = '{}' then
+    return null;
+  end if;
+  v_quota.allowed := false;
+  v_wait_id := stepquota._pause_run(p_run, p_node_path, v_holds[1], v_quota.period_end,
+    stepquota._describe_pause(v_quota), p_now);
+  return stepquota._describe_start('held', null::stepquota.workflow_run_steps, v_wait_id, v_quota);
+end;
+$_hold_start$;
 
 -- The ledger row of an attempt whose unit is taken; its path is back from any pause.
 -- Locks: the caller holds the run.
@@ -189,7 +216,7 @@ declare
   v_attempts integer[] := coalesce(p_attempts, array_fill(1, array[coalesce(cardinality(p_node_paths), 0)]));
   v_run stepquota.workflow_runs;
   v_new_count integer;
-  v_is_suspended boolean;
+  v_holds text[] := array[]::text[];
   v_batch stepquota.workflow_steps_quota;
   v_quota stepquota.workflow_step_quota;
   v_units_left bigint := 0;
@@ -220,12 +247,14 @@ begin
   select count(*) into v_new_count
     from (select distinct v.node_path, v.attempt from unnest(p_node_paths, v_attempts) as v (node_path, attempt)) d
    where (stepquota._host_find_step(p_tenant, p_run_id, d.node_path, d.attempt, v_run.ledger_month)).step_id is null;
-  v_is_suspended := (stepquota._host_find_tenant(p_tenant)).suspended_at is not null;
   if v_new_count > 0 then
     perform stepquota._check_run_goes_on(v_run);
-    if v_is_suspended then
+    if v_run.held_at is not null or stepquota._host_is_tenant_held(p_tenant) then
       v_quota := stepquota._summarize_quota(stepquota._share_quota(p_tenant, v_now));
-    else
+      -- Asked again behind the gate, so that no release slips between that and the pause.
+      v_holds := stepquota._list_holds(stepquota._host_find_tenant(p_tenant), v_run.held_at is not null);
+    end if;
+    if v_holds = '{}' then
       v_batch := stepquota._take_units(p_tenant, v_new_count, true, true, v_now);
       v_units_left := v_batch.granted;
       if v_units_left < v_new_count then
@@ -236,6 +265,11 @@ begin
         v_units_left := v_units_left + v_batch.granted;
       end if;
       v_quota := stepquota._describe_batch(v_batch);
+      perform stepquota._check_alerts(p_tenant, v_quota.period_start, v_quota.used_count, v_now);
+      if v_units_left > 0 and v_quota.used_count > v_quota.effective_limit then
+        perform stepquota._record_overrun(p_tenant, p_run_id, v_quota.used_count, v_quota.effective_limit,
+          v_quota.period_start, v_now);
+      end if;
     end if;
   end if;
 
@@ -264,11 +298,10 @@ begin
       end if;
       v_quota.allowed := false;
       if v_wait_id is null then
-        v_wait_id := stepquota._pause_run(v_run, v_visit.node_path,
-          case when v_is_suspended then 'tenant_suspended' else 'quota' end, v_quota.period_end,
+        v_wait_id := stepquota._pause_run(v_run, v_visit.node_path, coalesce(v_holds[1], 'quota'), v_quota.period_end,
           stepquota._describe_pause(v_quota), v_now);
       end if;
-      v_start := stepquota._describe_start(case when v_is_suspended then 'held' else 'quota_paused' end,
+      v_start := stepquota._describe_start(case when v_holds = '{}' then 'quota_paused' else 'held' end,
         null::stepquota.workflow_run_steps, v_wait_id, v_quota);
     end if;
     return next (v_start.outcome, v_start.step_id, v_start.wait_id, v_start.allowed, v_start.used_count,
@@ -426,9 +459,10 @@ comment on function stepquota._share_quota(text, timestamptz) is 'The quota row,
 comment on function stepquota._describe_pause(stepquota.workflow_step_quota) is 'The circumstances of a pause.';
 comment on function stepquota._describe_period(text, timestamptz, timestamptz) is 'The figures of now for a period an attempt was counted in.';
 comment on function stepquota._describe_start(text, stepquota.workflow_run_steps, uuid, stepquota.workflow_step_quota) is 'The answer of start_workflow_step.';
+comment on function stepquota._hold_start(stepquota.workflow_runs, text, timestamptz) is 'Pauses a run that is held; NULL if it was released meanwhile.';
 comment on function stepquota._check_attempt(integer) is 'Raises WQ001 unless the attempt is 1 or more.';
 comment on function stepquota.start_workflow_step(text, text, text, integer, text, bigint) is
-  'Starts a step attempt: takes a unit, writes its ledger row and sets the run''s place, all in the caller''s transaction; or pauses the run. outcome: started; already_started (counted before, not finished); already_finished (do not execute; step_status says how); quota_paused (wait_id; a resumption will come); held (the tenant is suspended). The key (run, node_path, attempt) makes it safe to ask again. step_type is free text; forEach, loop, parallel, event, human, time, timeout and retry are steps that contain or await others. delivery is the number a claim answered. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed.';
+  'Starts a step attempt: takes a unit, writes its ledger row and sets the run''s place, all in the caller''s transaction; or pauses the run. outcome: started; already_started (counted before, not finished); already_finished (do not execute; step_status says how); quota_paused (wait_id; a resumption will come); held (an operator holds the run or its tenant, or the tenant is suspended; as quota_paused otherwise). The key (run, node_path, attempt) makes it safe to ask again. step_type is free text; forEach, loop, parallel, event, human, time, timeout and retry are steps that contain or await others. delivery is the number a claim answered. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed.';
 comment on function stepquota.finish_workflow_step(text, text, text, integer, text, jsonb, bigint) is
   'Finishes a started attempt as SUCCEEDED, FAILED, RETRY_SCHEDULED or CANCELED; the same again answers the same. Uncounts nothing. WQ001 bad arguments, WQ002 unknown run, WQ006 ended, WQ007 a newer delivery was claimed, WQ008 no such attempt, WQ009 finished with another status.';
 comment on function stepquota._start_attempt(stepquota.workflow_runs, text, integer, text, timestamptz, timestamptz) is 'Writes the ledger row of an attempt whose unit is taken.';

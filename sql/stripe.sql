@@ -150,190 +150,312 @@ begin
 end;
 $_read_stripe_count$;
 
--- What an upsert under the order guard did, from the row before and after (NULL after: it was stale).
+-- Whether two rows of the mirror say the same, whenever they were asked for.
+create or replace function stepquota._is_same_stripe_row(p_before jsonb, p_after jsonb)
+returns boolean
+language sql
+immutable
+as $_is_same_stripe_row$
+  select p_before - 'fetched_at' = p_after - 'fetched_at';
+$_is_same_stripe_row$;
+
+-- Whether a full listing has found the object as it is stored, asked for later than that moment. Such
+-- a listing writes no row, so its pages are part of the order guard. Whoever asks holds the object's
+-- row, as the listing did: so either the page is seen here, or the listing saw what is written here.
+create or replace function stepquota._was_listed_since(p_object_type text, p_object_id text, p_moment timestamptz)
+returns boolean
+language sql
+stable
+as $_was_listed_since$
+  select exists (
+    select 1 from stepquota.stripe_sync_pages p
+     where p.object_type = p_object_type and p.fetched_at > p_moment and p_object_id = any (p.object_ids));
+$_was_listed_since$;
+
+-- What is to be done with an answer, from the stored row as it is known so far:
+-- stale: something later is stored, or the object is deleted; unchanged: it says what is stored, and
+-- nothing need be written; else NULL.
+--
+-- p_role is how the answer came: asked, for the object itself; listed, by a full listing, whose page
+-- is stored in this transaction; part, within another object. One that was asked for leaves its moment
+-- in the row even if nothing changed, or an older answer on its way could still be stored. A part
+-- need not: the object itself is asked for after each of its changes.
+create or replace function stepquota._judge_stripe_answer(p_before jsonb, p_after jsonb, p_role text)
+returns text
+language sql
+immutable
+as $_judge_stripe_answer$
+  select case
+    when p_before ->> 'deleted_at' is not null
+      or (p_before ->> 'fetched_at')::timestamptz > (p_after ->> 'fetched_at')::timestamptz then 'stale'
+    when p_role <> 'asked' and stepquota._is_same_stripe_row(p_before, p_after) then 'unchanged'
+  end;
+$_judge_stripe_answer$;
+
+-- What writing it did.
 create or replace function stepquota._describe_write(p_before jsonb, p_after jsonb)
 returns text
 language sql
 immutable
 as $_describe_write$
   select case
-    when p_after is null then 'stale'
     when p_after ->> 'deleted_at' is not null then 'deleted'
     when p_before is null then 'inserted'
-    when p_before - 'fetched_at' = p_after - 'fetched_at' then 'unchanged'
+    when stepquota._is_same_stripe_row(p_before, p_after) then 'unchanged'
     else 'updated' end;
 $_describe_write$;
 
+-- The row of a product as an answer says it. SQLSTATEs: WQ016.
+create or replace function stepquota._read_stripe_product(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+returns stepquota.stripe_products
+language plpgsql
+stable
+as $_read_stripe_product$
+declare
+  v_row stepquota.stripe_products;
+begin
+  v_row.id := stepquota._read_stripe_text(p_object, 'id', true);
+  v_row.metadata := stepquota._read_stripe_metadata(p_object);
+  v_row.name := left(p_object ->> 'name', 255);
+  v_row.active := stepquota._read_stripe_flag(p_object, 'active');
+  v_row.livemode := stepquota._read_stripe_flag(p_object, 'livemode');
+  v_row.created_at := stepquota._read_stripe_time(p_object, 'created');
+  v_row.fetched_at := p_fetched_at;
+  v_row.deleted_at := p_deleted_at;
+  return v_row;
+end;
+$_read_stripe_product$;
+
 -- Locks: the product's row. SQLSTATEs: WQ016.
-create or replace function stepquota._store_stripe_product(p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+create or replace function stepquota._store_stripe_product(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz, p_role text)
 returns text
 language plpgsql
 volatile
 as $_store_stripe_product$
 declare
-  v_id text := stepquota._read_stripe_text(p_object, 'id', true);
-  v_before jsonb;
-  v_after jsonb;
+  v_new stepquota.stripe_products := stepquota._read_stripe_product(p_object, p_fetched_at, p_deleted_at);
+  v_old stepquota.stripe_products;
+  v_verdict text;
 begin
-  select to_jsonb(t) into v_before from stepquota.stripe_products t where t.id = v_id;
-  insert into stepquota.stripe_products as t
-    (id, metadata, name, active, livemode, created_at, fetched_at, deleted_at)
-  values (v_id, stepquota._read_stripe_metadata(p_object), left(p_object ->> 'name', 255),
-    stepquota._read_stripe_flag(p_object, 'active'), stepquota._read_stripe_flag(p_object, 'livemode'),
-    stepquota._read_stripe_time(p_object, 'created'), p_fetched_at, p_deleted_at)
-  on conflict (id) do update
-    set metadata = excluded.metadata, name = excluded.name, active = excluded.active, livemode = excluded.livemode,
-        created_at = excluded.created_at, fetched_at = excluded.fetched_at, deleted_at = excluded.deleted_at
-    where t.deleted_at is null and excluded.fetched_at >= t.fetched_at
-  returning to_jsonb(t) into v_after;
-  return stepquota._describe_write(v_before, v_after);
+  insert into stepquota.stripe_products
+  select v_new.* where not exists (select 1 from stepquota.stripe_products t where t.id = v_new.id)
+  on conflict (id) do nothing;
+  if found then
+    return stepquota._describe_write(null, to_jsonb(v_new));
+  end if;
+  select t.* into v_old from stepquota.stripe_products t where t.id = v_new.id;
+  v_verdict := stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), p_role);
+  if v_verdict = 'stale' or v_verdict = 'unchanged' and p_role = 'part' then
+    return v_verdict;
+  end if;
+  select t.* into v_old from stepquota.stripe_products t where t.id = v_new.id for no key update;
+  v_verdict := stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), p_role);
+  if v_verdict is null and stepquota._was_listed_since('product', v_new.id, p_fetched_at) then
+    v_verdict := 'stale';
+  end if;
+  if v_verdict is null then
+    update stepquota.stripe_products
+       set metadata = v_new.metadata, name = v_new.name, active = v_new.active, livemode = v_new.livemode,
+           created_at = coalesce(v_new.created_at, created_at), fetched_at = v_new.fetched_at,
+           deleted_at = v_new.deleted_at
+     where id = v_new.id;
+    v_verdict := stepquota._describe_write(to_jsonb(v_old), to_jsonb(v_new));
+  end if;
+  return v_verdict;
 end;
 $_store_stripe_product$;
 
+-- The row of a price as an answer says it. SQLSTATEs: WQ016.
+create or replace function stepquota._read_stripe_price(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+returns stepquota.stripe_prices
+language plpgsql
+stable
+as $_read_stripe_price$
+declare
+  v_row stepquota.stripe_prices;
+  v_recurring jsonb := case when jsonb_typeof(p_object -> 'recurring') = 'object' then p_object -> 'recurring' end;
+begin
+  v_row.id := stepquota._read_stripe_text(p_object, 'id', true);
+  v_row.product_id := stepquota._read_stripe_reference(p_object, 'product');
+  v_row.metadata := stepquota._read_stripe_metadata(p_object);
+  v_row.nickname := left(p_object ->> 'nickname', 255);
+  v_row.active := stepquota._read_stripe_flag(p_object, 'active');
+  v_row.recurring_interval := stepquota._read_stripe_text(v_recurring, 'interval');
+  v_row.recurring_interval_count := nullif(stepquota._read_stripe_count(v_recurring, 'interval_count'), 0);
+  v_row.livemode := stepquota._read_stripe_flag(p_object, 'livemode');
+  v_row.created_at := stepquota._read_stripe_time(p_object, 'created');
+  v_row.fetched_at := p_fetched_at;
+  v_row.deleted_at := p_deleted_at;
+  return v_row;
+end;
+$_read_stripe_price$;
+
 -- Locks: the price's row. SQLSTATEs: WQ016.
-create or replace function stepquota._store_stripe_price(p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+create or replace function stepquota._store_stripe_price(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz, p_role text)
 returns text
 language plpgsql
 volatile
 as $_store_stripe_price$
 declare
-  v_id text := stepquota._read_stripe_text(p_object, 'id', true);
-  v_recurring jsonb := case when jsonb_typeof(p_object -> 'recurring') = 'object' then p_object -> 'recurring' end;
-  v_before jsonb;
-  v_after jsonb;
+  v_new stepquota.stripe_prices := stepquota._read_stripe_price(p_object, p_fetched_at, p_deleted_at);
+  v_old stepquota.stripe_prices;
+  v_verdict text;
 begin
-  select to_jsonb(t) into v_before from stepquota.stripe_prices t where t.id = v_id;
-  insert into stepquota.stripe_prices as t
-    (id, product_id, metadata, nickname, active, recurring_interval, recurring_interval_count, livemode, created_at,
-     fetched_at, deleted_at)
-  values (v_id, stepquota._read_stripe_reference(p_object, 'product'), stepquota._read_stripe_metadata(p_object),
-    left(p_object ->> 'nickname', 255), stepquota._read_stripe_flag(p_object, 'active'),
-    stepquota._read_stripe_text(v_recurring, 'interval'),
-    nullif(stepquota._read_stripe_count(v_recurring, 'interval_count'), 0),
-    stepquota._read_stripe_flag(p_object, 'livemode'), stepquota._read_stripe_time(p_object, 'created'),
-    p_fetched_at, p_deleted_at)
-  on conflict (id) do update
-    set product_id = excluded.product_id, metadata = excluded.metadata, nickname = excluded.nickname,
-        active = excluded.active, recurring_interval = excluded.recurring_interval,
-        recurring_interval_count = excluded.recurring_interval_count, livemode = excluded.livemode,
-        created_at = excluded.created_at, fetched_at = excluded.fetched_at, deleted_at = excluded.deleted_at
-    where t.deleted_at is null and excluded.fetched_at >= t.fetched_at
-  returning to_jsonb(t) into v_after;
-  return stepquota._describe_write(v_before, v_after);
+  insert into stepquota.stripe_prices
+  select v_new.* where not exists (select 1 from stepquota.stripe_prices t where t.id = v_new.id)
+  on conflict (id) do nothing;
+  if found then
+    return stepquota._describe_write(null, to_jsonb(v_new));
+  end if;
+  select t.* into v_old from stepquota.stripe_prices t where t.id = v_new.id;
+  v_verdict := stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), p_role);
+  if v_verdict = 'stale' or v_verdict = 'unchanged' and p_role = 'part' then
+    return v_verdict;
+  end if;
+  select t.* into v_old from stepquota.stripe_prices t where t.id = v_new.id for no key update;
+  v_verdict := stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), p_role);
+  if v_verdict is null and stepquota._was_listed_since('price', v_new.id, p_fetched_at) then
+    v_verdict := 'stale';
+  end if;
+  if v_verdict is null then
+    update stepquota.stripe_prices
+       set product_id = coalesce(v_new.product_id, product_id), metadata = v_new.metadata,
+           nickname = v_new.nickname, active = v_new.active, recurring_interval = v_new.recurring_interval,
+           recurring_interval_count = v_new.recurring_interval_count, livemode = v_new.livemode,
+           created_at = coalesce(v_new.created_at, created_at), fetched_at = v_new.fetched_at,
+           deleted_at = v_new.deleted_at
+     where id = v_new.id;
+    v_verdict := stepquota._describe_write(to_jsonb(v_old), to_jsonb(v_new));
+  end if;
+  return v_verdict;
 end;
 $_store_stripe_price$;
 
+-- The row of a customer as an answer says it; nothing personal. SQLSTATEs: WQ016.
+create or replace function stepquota._read_stripe_customer(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+returns stepquota.stripe_customers
+language plpgsql
+stable
+as $_read_stripe_customer$
+declare
+  v_row stepquota.stripe_customers;
+begin
+  v_row.id := stepquota._read_stripe_text(p_object, 'id', true);
+  v_row.metadata := stepquota._read_stripe_metadata(p_object);
+  v_row.metadata_tenant := stepquota._read_metadata_tenant(v_row.metadata);
+  v_row.livemode := stepquota._read_stripe_flag(p_object, 'livemode');
+  v_row.created_at := stepquota._read_stripe_time(p_object, 'created');
+  v_row.fetched_at := p_fetched_at;
+  v_row.deleted_at := p_deleted_at;
+  v_row.is_on_test_clock := coalesce(jsonb_typeof(p_object -> 'test_clock'), 'null') <> 'null';
+  return v_row;
+end;
+$_read_stripe_customer$;
+
 -- Locks: the customer's row. SQLSTATEs: WQ016.
-create or replace function stepquota._store_stripe_customer(p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+create or replace function stepquota._store_stripe_customer(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz, p_role text)
 returns text
 language plpgsql
 volatile
 as $_store_stripe_customer$
 declare
-  v_id text := stepquota._read_stripe_text(p_object, 'id', true);
-  v_metadata jsonb := stepquota._read_stripe_metadata(p_object);
-  v_tenant text := stepquota._read_metadata_tenant(v_metadata);
-  v_before jsonb;
-  v_after jsonb;
+  v_new stepquota.stripe_customers := stepquota._read_stripe_customer(p_object, p_fetched_at, p_deleted_at);
+  v_old stepquota.stripe_customers;
+  v_verdict text;
 begin
-  select to_jsonb(t) into v_before from stepquota.stripe_customers t where t.id = v_id;
-  insert into stepquota.stripe_customers as t
-    (id, metadata, metadata_tenant, livemode, created_at, fetched_at, deleted_at)
-  values (v_id, v_metadata, v_tenant, stepquota._read_stripe_flag(p_object, 'livemode'),
-    stepquota._read_stripe_time(p_object, 'created'), p_fetched_at, p_deleted_at)
-  on conflict (id) do update
-    set metadata = excluded.metadata, metadata_tenant = excluded.metadata_tenant, livemode = excluded.livemode,
-        created_at = excluded.created_at, fetched_at = excluded.fetched_at, deleted_at = excluded.deleted_at
-    where t.deleted_at is null and excluded.fetched_at >= t.fetched_at
-  returning to_jsonb(t) into v_after;
-  return stepquota._describe_write(v_before, v_after);
+  insert into stepquota.stripe_customers
+  select v_new.* where not exists (select 1 from stepquota.stripe_customers t where t.id = v_new.id)
+  on conflict (id) do nothing;
+  if found then
+    return stepquota._describe_write(null, to_jsonb(v_new));
+  end if;
+  select t.* into v_old from stepquota.stripe_customers t where t.id = v_new.id;
+  v_verdict := stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), p_role);
+  if v_verdict = 'stale' or v_verdict = 'unchanged' and p_role = 'part' then
+    return v_verdict;
+  end if;
+  select t.* into v_old from stepquota.stripe_customers t where t.id = v_new.id for no key update;
+  v_verdict := stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), p_role);
+  if v_verdict is null and stepquota._was_listed_since('customer', v_new.id, p_fetched_at) then
+    v_verdict := 'stale';
+  end if;
+  if v_verdict is null then
+    update stepquota.stripe_customers
+       set metadata = v_new.metadata, metadata_tenant = v_new.metadata_tenant, livemode = v_new.livemode,
+           created_at = coalesce(v_new.created_at, created_at), fetched_at = v_new.fetched_at,
+           deleted_at = v_new.deleted_at, is_on_test_clock = v_new.is_on_test_clock
+     where id = v_new.id;
+    v_verdict := stepquota._describe_write(to_jsonb(v_old), to_jsonb(v_new));
+  end if;
+  return v_verdict;
 end;
 $_store_stripe_customer$;
 
--- The subscription with its items. Items are replaced only when their parent was written, so that an
--- older answer never brings back a removed one.
--- Locks: the subscription's row, then its items'. SQLSTATEs: WQ016.
-create or replace function stepquota._store_stripe_subscription(
+-- The row of a subscription as an answer says it. SQLSTATEs: WQ016.
+create or replace function stepquota._read_stripe_subscription(
   p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
-returns text
+returns stepquota.stripe_subscriptions
 language plpgsql
-volatile
-as $_store_stripe_subscription$
+stable
+as $_read_stripe_subscription$
 declare
-  v_id text := stepquota._read_stripe_text(p_object, 'id', true);
-  v_metadata jsonb := stepquota._read_stripe_metadata(p_object);
-  v_tenant text := stepquota._read_metadata_tenant(v_metadata);
-  v_customer_id text := stepquota._read_stripe_reference(p_object, 'customer');
-  v_before jsonb;
-  v_after jsonb;
+  v_row stepquota.stripe_subscriptions;
 begin
-  if p_deleted_at is null and v_customer_id is null then
+  v_row.id := stepquota._read_stripe_text(p_object, 'id', true);
+  v_row.customer_id := stepquota._read_stripe_reference(p_object, 'customer');
+  if p_deleted_at is null and v_row.customer_id is null then
     perform stepquota._refuse_stripe_object(p_object, 'customer is missing');
   end if;
   if p_deleted_at is null and coalesce(jsonb_typeof(p_object #> '{items,data}'), 'null') <> 'array' then
     perform stepquota._refuse_stripe_object(p_object, 'items must be a list of subscription items');
   end if;
-  select to_jsonb(t) into v_before from stepquota._list_subscription_with_items(v_id) t;
-  insert into stepquota.stripe_subscriptions as t
-    (id, customer_id, status, metadata, metadata_tenant, billing_cycle_anchor, cancel_at, cancel_at_period_end,
-     canceled_at, ended_at, trial_start, trial_end, pause_collection, livemode, created_at, fetched_at, deleted_at)
-  values (v_id, v_customer_id,
-    case when p_deleted_at is null then stepquota._read_stripe_text(p_object, 'status', true) else 'deleted' end,
-    v_metadata, v_tenant, stepquota._read_stripe_time(p_object, 'billing_cycle_anchor'),
-    stepquota._read_stripe_time(p_object, 'cancel_at'),
-    coalesce(stepquota._read_stripe_flag(p_object, 'cancel_at_period_end'), false),
-    stepquota._read_stripe_time(p_object, 'canceled_at'), stepquota._read_stripe_time(p_object, 'ended_at'),
-    stepquota._read_stripe_time(p_object, 'trial_start'), stepquota._read_stripe_time(p_object, 'trial_end'),
-    case when jsonb_typeof(p_object -> 'pause_collection') = 'object' then p_object -> 'pause_collection' end,
-    stepquota._read_stripe_flag(p_object, 'livemode'), stepquota._read_stripe_time(p_object, 'created'),
-    p_fetched_at, p_deleted_at)
-  on conflict (id) do update
-    set customer_id = coalesce(excluded.customer_id, t.customer_id), status = excluded.status,
-        metadata = excluded.metadata, metadata_tenant = excluded.metadata_tenant,
-        billing_cycle_anchor = excluded.billing_cycle_anchor, cancel_at = excluded.cancel_at,
-        cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
-        ended_at = excluded.ended_at, trial_start = excluded.trial_start, trial_end = excluded.trial_end,
-        pause_collection = excluded.pause_collection, livemode = excluded.livemode,
-        created_at = excluded.created_at, fetched_at = excluded.fetched_at, deleted_at = excluded.deleted_at
-    where t.deleted_at is null and excluded.fetched_at >= t.fetched_at;
-  if not found then
-    return 'stale';
+  v_row.status := 'deleted';
+  if p_deleted_at is null then
+    v_row.status := stepquota._read_stripe_text(p_object, 'status', true);
   end if;
-  perform stepquota._store_stripe_items(p_object, v_id, p_fetched_at, p_deleted_at);
-  select to_jsonb(t) into v_after from stepquota._list_subscription_with_items(v_id) t;
-  return stepquota._describe_write(v_before, v_after);
+  v_row.metadata := stepquota._read_stripe_metadata(p_object);
+  v_row.metadata_tenant := stepquota._read_metadata_tenant(v_row.metadata);
+  v_row.billing_cycle_anchor := stepquota._read_stripe_time(p_object, 'billing_cycle_anchor');
+  v_row.cancel_at := stepquota._read_stripe_time(p_object, 'cancel_at');
+  v_row.cancel_at_period_end := coalesce(stepquota._read_stripe_flag(p_object, 'cancel_at_period_end'), false);
+  v_row.canceled_at := stepquota._read_stripe_time(p_object, 'canceled_at');
+  v_row.ended_at := stepquota._read_stripe_time(p_object, 'ended_at');
+  v_row.trial_start := stepquota._read_stripe_time(p_object, 'trial_start');
+  v_row.trial_end := stepquota._read_stripe_time(p_object, 'trial_end');
+  if jsonb_typeof(p_object -> 'pause_collection') = 'object' then
+    perform stepquota._read_stripe_time(p_object -> 'pause_collection', 'resumes_at');
+    v_row.pause_collection := p_object -> 'pause_collection';
+  end if;
+  v_row.livemode := stepquota._read_stripe_flag(p_object, 'livemode');
+  v_row.created_at := stepquota._read_stripe_time(p_object, 'created');
+  v_row.fetched_at := p_fetched_at;
+  v_row.deleted_at := p_deleted_at;
+  v_row.is_on_test_clock := coalesce(jsonb_typeof(p_object -> 'test_clock'), 'null') <> 'null';
+  return v_row;
 end;
-$_store_stripe_subscription$;
+$_read_stripe_subscription$;
 
--- A subscription and its items as one value, to compare before and after.
-create or replace function stepquota._list_subscription_with_items(p_subscription_id text)
-returns table (fetched_at timestamptz, deleted_at timestamptz, subscription jsonb, items jsonb)
-language sql
-stable
-as $_list_subscription_with_items$
-  select s.fetched_at, s.deleted_at, to_jsonb(s) - 'fetched_at',
-         (select jsonb_agg(to_jsonb(i) - 'fetched_at' order by i.id)
-            from stepquota.stripe_subscription_items i
-           where i.subscription_id = s.id)
-    from stepquota.stripe_subscriptions s
-   where s.id = p_subscription_id;
-$_list_subscription_with_items$;
-
+-- The items of a subscription as an answer says them.
+--
 -- The period is the item's since API version 2025-03-31.basil; before, it was the subscription's
 -- (https://docs.stripe.com/changelog/basil/2025-03-31/deprecate-subscription-current-period-start-and-end).
 -- One that has neither is refused: a NULL period would silently take the quota away.
--- Locks: the caller holds the subscription's row. SQLSTATEs: WQ016.
-create or replace function stepquota._store_stripe_items(
-  p_subscription jsonb, p_subscription_id text, p_fetched_at timestamptz, p_deleted_at timestamptz)
-returns void
+-- SQLSTATEs: WQ016.
+create or replace function stepquota._read_stripe_items(
+  p_subscription jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz)
+returns setof stepquota.stripe_subscription_items
 language plpgsql
-volatile
-as $_store_stripe_items$
+stable
+as $_read_stripe_items$
 declare
   v_item jsonb;
-  v_period_start timestamptz;
-  v_period_end timestamptz;
-  v_seen text[] := '{}'::text[];
+  v_row stepquota.stripe_subscription_items;
 begin
   for v_item in
     select i.value
@@ -343,124 +465,380 @@ begin
     if jsonb_typeof(v_item) <> 'object' then
       perform stepquota._refuse_stripe_object(p_subscription, 'items must hold objects');
     end if;
-    v_period_start := coalesce(stepquota._read_stripe_time(v_item, 'current_period_start'),
+    v_row.id := stepquota._read_stripe_text(v_item, 'id', true);
+    v_row.subscription_id := p_subscription ->> 'id';
+    v_row.price_id := stepquota._read_stripe_reference(v_item, 'price');
+    v_row.current_period_start := coalesce(stepquota._read_stripe_time(v_item, 'current_period_start'),
       stepquota._read_stripe_time(p_subscription, 'current_period_start'));
-    v_period_end := coalesce(stepquota._read_stripe_time(v_item, 'current_period_end'),
+    v_row.current_period_end := coalesce(stepquota._read_stripe_time(v_item, 'current_period_end'),
       stepquota._read_stripe_time(p_subscription, 'current_period_end'));
-    if v_period_start is null or v_period_end is null or v_period_end <= v_period_start then
+    if v_row.current_period_start is null or v_row.current_period_end is null
+       or v_row.current_period_end <= v_row.current_period_start then
       perform stepquota._refuse_stripe_object(p_subscription,
         format('item %s has no period, and neither has the subscription', v_item -> 'id'));
     end if;
-    v_seen := v_seen || stepquota._read_stripe_text(v_item, 'id', true);
-    insert into stepquota.stripe_subscription_items as t
-      (id, subscription_id, price_id, current_period_start, current_period_end, metadata, quantity, created_at,
-       fetched_at, deleted_at)
-    values (v_item ->> 'id', p_subscription_id, stepquota._read_stripe_reference(v_item, 'price'), v_period_start,
-      v_period_end, stepquota._read_stripe_metadata(v_item), stepquota._read_stripe_count(v_item, 'quantity'),
-      stepquota._read_stripe_time(v_item, 'created'), p_fetched_at, p_deleted_at)
-    on conflict (id) do update
-      set subscription_id = excluded.subscription_id, price_id = excluded.price_id,
-          current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
-          metadata = excluded.metadata, quantity = excluded.quantity, created_at = excluded.created_at,
-          fetched_at = excluded.fetched_at, deleted_at = excluded.deleted_at
-      where excluded.fetched_at >= t.fetched_at;
+    v_row.metadata := stepquota._read_stripe_metadata(v_item);
+    v_row.quantity := stepquota._read_stripe_count(v_item, 'quantity');
+    v_row.created_at := stepquota._read_stripe_time(v_item, 'created');
+    v_row.fetched_at := p_fetched_at;
+    v_row.deleted_at := p_deleted_at;
+    return next v_row;
   end loop;
+end;
+$_read_stripe_items$;
+
+-- A subscription and its items as one value. With p_items, those that an answer gives in place of the
+-- stored ones; with p_has_more as well, in addition to the others that are stored.
+create or replace function stepquota._describe_subscription(
+  p_subscription stepquota.stripe_subscriptions, p_items stepquota.stripe_subscription_items[] default null,
+  p_has_more boolean default true)
+returns jsonb
+language sql
+stable
+as $_describe_subscription$
+  select to_jsonb(p_subscription) || jsonb_build_object('items', (
+    select jsonb_agg(i.item - 'fetched_at' order by i.item ->> 'id' collate "C")
+      from (
+        select to_jsonb(n) as item
+          from unnest(p_items) n
+         where n.deleted_at is null
+        union all
+        select to_jsonb(s)
+          from stepquota.stripe_subscription_items s
+         where s.subscription_id = p_subscription.id and s.deleted_at is null and p_has_more
+           and s.id not in (select n.id from unnest(p_items) n)) i));
+$_describe_subscription$;
+
+-- The subscription with its items. Items are replaced only when their parent is written, so that an
+-- older answer never brings back a removed one.
+-- Locks: the subscription's row, then its items'. SQLSTATEs: WQ016.
+create or replace function stepquota._store_stripe_subscription(
+  p_object jsonb, p_fetched_at timestamptz, p_deleted_at timestamptz, p_role text)
+returns text
+language plpgsql
+volatile
+as $_store_stripe_subscription$
+declare
+  v_new stepquota.stripe_subscriptions := stepquota._read_stripe_subscription(p_object, p_fetched_at, p_deleted_at);
+  v_items stepquota.stripe_subscription_items[];
+  v_has_more boolean := false;
+  v_old stepquota.stripe_subscriptions;
+  v_before jsonb;
+  v_after jsonb;
+  v_verdict text;
+begin
   -- A list that says it has more is only its first page: what is missing there may still exist.
-  if p_deleted_at is not null or not coalesce(stepquota._read_stripe_flag(p_subscription -> 'items', 'has_more'), false) then
+  if p_deleted_at is null then
+    v_items := array(select i from stepquota._read_stripe_items(p_object, p_fetched_at, p_deleted_at) i);
+    v_has_more := coalesce(stepquota._read_stripe_flag(p_object -> 'items', 'has_more'), false);
+  end if;
+  insert into stepquota.stripe_subscriptions
+  select v_new.* where not exists (select 1 from stepquota.stripe_subscriptions t where t.id = v_new.id)
+  on conflict (id) do nothing;
+  if found then
+    perform stepquota._store_stripe_items(v_new, v_items, v_has_more);
+    return stepquota._describe_write(null, to_jsonb(v_new));
+  end if;
+  select t.* into v_old from stepquota.stripe_subscriptions t where t.id = v_new.id;
+  v_new.customer_id := coalesce(v_new.customer_id, v_old.customer_id);
+  if stepquota._judge_stripe_answer(to_jsonb(v_old), to_jsonb(v_new), 'asked') = 'stale' then
+    return 'stale';
+  end if;
+  select t.* into v_old from stepquota.stripe_subscriptions t where t.id = v_new.id for no key update;
+  v_before := stepquota._describe_subscription(v_old);
+  v_after := stepquota._describe_subscription(v_new, v_items, v_has_more);
+  v_verdict := stepquota._judge_stripe_answer(v_before, v_after, p_role);
+  if v_verdict is null and stepquota._was_listed_since('subscription', v_new.id, p_fetched_at) then
+    v_verdict := 'stale';
+  end if;
+  if v_verdict is null then
+    update stepquota.stripe_subscriptions
+       set customer_id = v_new.customer_id, status = v_new.status, metadata = v_new.metadata,
+           metadata_tenant = v_new.metadata_tenant, billing_cycle_anchor = v_new.billing_cycle_anchor,
+           cancel_at = v_new.cancel_at, cancel_at_period_end = v_new.cancel_at_period_end,
+           canceled_at = v_new.canceled_at, ended_at = v_new.ended_at, trial_start = v_new.trial_start,
+           trial_end = v_new.trial_end, pause_collection = v_new.pause_collection, livemode = v_new.livemode,
+           created_at = coalesce(v_new.created_at, created_at), fetched_at = v_new.fetched_at,
+           deleted_at = v_new.deleted_at, is_on_test_clock = v_new.is_on_test_clock
+     where id = v_new.id;
+    perform stepquota._store_stripe_items(v_new, v_items, v_has_more);
+    v_verdict := stepquota._describe_write(v_before, v_after);
+  end if;
+  return v_verdict;
+end;
+$_store_stripe_subscription$;
+
+-- Writes those that differ from what is stored, and marks the others of the subscription deleted.
+-- Locks: the caller holds the subscription's row; the items' rows.
+create or replace function stepquota._store_stripe_items(
+  p_subscription stepquota.stripe_subscriptions, p_items stepquota.stripe_subscription_items[], p_has_more boolean)
+returns void
+language plpgsql
+volatile
+as $_store_stripe_items$
+begin
+  insert into stepquota.stripe_subscription_items as t
+  select n.*
+    from unnest(p_items) n
+    left join stepquota.stripe_subscription_items s on s.id = n.id
+   where s.id is null or not stepquota._is_same_stripe_row(to_jsonb(s), to_jsonb(n))
+   order by n.id
+  on conflict (id) do update
+    set subscription_id = excluded.subscription_id, price_id = excluded.price_id,
+        current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
+        metadata = excluded.metadata, quantity = excluded.quantity, created_at = excluded.created_at,
+        fetched_at = excluded.fetched_at, deleted_at = excluded.deleted_at
+    where excluded.fetched_at >= t.fetched_at;
+  if not p_has_more then
     update stepquota.stripe_subscription_items
-       set deleted_at = p_fetched_at, fetched_at = p_fetched_at
-     where subscription_id = p_subscription_id and deleted_at is null and id <> all (v_seen);
+       set deleted_at = p_subscription.fetched_at, fetched_at = p_subscription.fetched_at
+     where subscription_id = p_subscription.id and deleted_at is null
+       and id not in (select n.id from unnest(p_items) n);
   end if;
 end;
 $_store_stripe_items$;
 
--- The tenants whose quota an object has a say in.
-create or replace function stepquota._list_stripe_tenants(p_object_type text, p_object_id text)
+-- The subscriptions that a customer, price or product has a say in. Of a price or product that very
+-- many have, the first so many only.
+create or replace function stepquota._list_stripe_subscriptions(
+  p_object_type text, p_object_id text, p_most integer, out subscription_ids text[], out are_all boolean)
+language plpgsql
+stable
+as $_list_stripe_subscriptions$
+begin
+  if p_object_type = 'customer' then
+    subscription_ids := array(
+      select s.id from stepquota.stripe_subscriptions s where s.customer_id = p_object_id);
+    are_all := true;
+    return;
+  end if;
+  if p_object_type = 'price' then
+    subscription_ids := array(
+      select i.subscription_id
+        from stepquota.stripe_subscription_items i
+       where i.deleted_at is null and i.price_id = p_object_id
+       limit p_most + 1);
+  else
+    subscription_ids := array(
+      select i.subscription_id
+        from stepquota.stripe_prices p
+        join stepquota.stripe_subscription_items i on i.price_id = p.id
+       where i.deleted_at is null and p.product_id = p_object_id
+       limit p_most + 1);
+  end if;
+  are_all := cardinality(subscription_ids) <= p_most;
+end;
+$_list_stripe_subscriptions$;
+
+-- Whose these subscriptions are: the application's word, the customer's metadata, the subscription's.
+create or replace function stepquota._name_tenants_of_subscriptions(p_subscription_ids text[])
 returns setof text
 language sql
 stable
-as $_list_stripe_tenants$
-  with subscriptions as (
-    select s.customer_id, s.metadata_tenant
-      from stepquota.stripe_subscriptions s
-     where (p_object_type = 'subscription' and s.id = p_object_id)
-        or (p_object_type = 'customer' and s.customer_id = p_object_id)
-        or (p_object_type in ('price', 'product') and s.id in (
-             select i.subscription_id
-               from stepquota.stripe_subscription_items i
-              where i.deleted_at is null
-                and i.price_id in (
-                  select p_object_id where p_object_type = 'price'
-                  union all
-                  select p.id from stepquota.stripe_prices p
-                   where p_object_type = 'product' and p.product_id = p_object_id)))
-  )
+as $_name_tenants_of_subscriptions$
   select distinct coalesce(m.tenant, c.metadata_tenant, s.metadata_tenant)
-    from subscriptions s
+    from stepquota.stripe_subscriptions s
     left join stepquota.stripe_customer_tenants m on m.customer_id = s.customer_id
     left join stepquota.stripe_customers c on c.id = s.customer_id
-   where coalesce(m.tenant, c.metadata_tenant, s.metadata_tenant) is not null;
-$_list_stripe_tenants$;
+   where s.id = any (p_subscription_ids)
+     and coalesce(m.tenant, c.metadata_tenant, s.metadata_tenant) is not null;
+$_name_tenants_of_subscriptions$;
 
--- Stores the object and what is expanded in it; one row an object, parts before the whole.
+-- The objects in these and all that is expanded in them, each once, in the one order in which mirror
+-- rows are written: customers, products, prices, subscriptions, by id. Two callers with the same
+-- prices in opposite order would else wait for each other for ever. Of one object in several places
+-- the whole one is taken, not a part.
 -- SQLSTATEs: WQ016, WQ017.
-create or replace function stepquota._store_stripe_object(p_object jsonb, p_fetched_at timestamptz)
-returns table (object_type text, object_id text, action text)
+create or replace function stepquota._list_stripe_parts(p_objects jsonb, p_role text)
+returns table (object_type text, object_id text, part_role text, object jsonb)
+language plpgsql
+stable
+as $_list_stripe_parts$
+#variable_conflict use_column
+declare
+  v_object jsonb;
+  v_type text;
+begin
+  for v_object in select o.value from jsonb_array_elements(p_objects) o loop
+    if v_object is null or jsonb_typeof(v_object) <> 'object' then
+      perform stepquota._refuse_stripe_object(null, 'the object is a JSON ' || jsonb_typeof(v_object));
+    end if;
+    v_type := stepquota._read_stripe_text(v_object, 'object', true);
+    if v_type not in ('product', 'price', 'customer', 'subscription') then
+      raise exception using
+        errcode = 'WQ017',
+        message = 'the mirror does not keep this type of Stripe object',
+        detail = format('The object is a %L, id %L.', v_type, left(v_object ->> 'id', 80)),
+        hint = 'It keeps products, prices, customers and subscriptions with their items.';
+    end if;
+    perform stepquota._read_stripe_text(v_object, 'id', true);
+  end loop;
+  return query
+    with recursive parts as (
+      select o.value as object, p_role as part_role, o.number as place
+        from jsonb_array_elements(p_objects) with ordinality as o (value, number)
+      union all
+      select part.value, 'part', p.place
+        from parts p
+       cross join lateral (
+         select p.object -> 'product' as value where p.object ->> 'object' = 'price'
+         union all
+         select p.object -> 'customer' where p.object ->> 'object' = 'subscription'
+         union all
+         select i.value -> 'price'
+           from jsonb_array_elements(case when p.object ->> 'object' = 'subscription'
+                  and jsonb_typeof(p.object #> '{items,data}') = 'array'
+                  then p.object #> '{items,data}' else '[]' end) i) part
+       where jsonb_typeof(part.value) = 'object')
+    select chosen.object_type, chosen.object_id, chosen.part_role, chosen.object
+      from (
+        select distinct on (p.object ->> 'object', p.object ->> 'id')
+               p.object ->> 'object' as object_type, p.object ->> 'id' as object_id, p.part_role, p.object
+          from parts p
+         order by p.object ->> 'object', p.object ->> 'id', p.part_role = 'part', p.place) chosen
+     order by array_position(array['customer', 'product', 'price', 'subscription'], chosen.object_type),
+              chosen.object_id collate "C";
+end;
+$_list_stripe_parts$;
+
+-- Stores one object without its parts. SQLSTATEs: WQ016.
+create or replace function stepquota._store_stripe_object(
+  p_object_type text, p_object jsonb, p_fetched_at timestamptz, p_role text)
+returns text
 language plpgsql
 volatile
 as $_store_stripe_object$
 declare
-  v_part jsonb;
   v_deleted_at timestamptz;
 begin
-  if p_object is null or jsonb_typeof(p_object) <> 'object' then
-    perform stepquota._refuse_stripe_object(null,
-      format('p_object is %s', coalesce('a JSON ' || jsonb_typeof(p_object), 'NULL')));
-  end if;
-  object_type := stepquota._read_stripe_text(p_object, 'object', true);
-  object_id := stepquota._read_stripe_text(p_object, 'id', true);
-  if object_type not in ('product', 'price', 'customer', 'subscription') then
-    raise exception using
-      errcode = 'WQ017',
-      message = 'the mirror does not keep this type of Stripe object',
-      detail = format('The object is a %L, id %L.', object_type, object_id),
-      hint = 'It keeps products, prices, customers and subscriptions with their items.';
-  end if;
   if stepquota._read_stripe_flag(p_object, 'deleted') then
     v_deleted_at := p_fetched_at;
   end if;
-
-  for v_part in
-    select part.value
-      from (
-        select 1 as place, 0::bigint as item, p_object -> 'product' as value where object_type = 'price'
-        union all
-        select 2, 0, p_object -> 'customer' where object_type = 'subscription'
-        union all
-        select 3, i.item, i.value -> 'price'
-          from jsonb_array_elements(case when object_type = 'subscription'
-                 and jsonb_typeof(p_object #> '{items,data}') = 'array'
-                 then p_object #> '{items,data}' else '[]' end) with ordinality as i (value, item)) part
-     where jsonb_typeof(part.value) = 'object'
-     order by part.place, part.item
-  loop
-    return query select s.object_type, s.object_id, s.action
-                   from stepquota._store_stripe_object(v_part, p_fetched_at) s;
-  end loop;
-
-  action := case object_type
-    when 'product' then stepquota._store_stripe_product(p_object, p_fetched_at, v_deleted_at)
-    when 'price' then stepquota._store_stripe_price(p_object, p_fetched_at, v_deleted_at)
-    when 'customer' then stepquota._store_stripe_customer(p_object, p_fetched_at, v_deleted_at)
-    else stepquota._store_stripe_subscription(p_object, p_fetched_at, v_deleted_at)
-  end;
-  return next;
+  if p_object_type = 'product' then
+    return stepquota._store_stripe_product(p_object, p_fetched_at, v_deleted_at, p_role);
+  elsif p_object_type = 'price' then
+    return stepquota._store_stripe_price(p_object, p_fetched_at, v_deleted_at, p_role);
+  elsif p_object_type = 'customer' then
+    return stepquota._store_stripe_customer(p_object, p_fetched_at, v_deleted_at, p_role);
+  elsif p_object_type = 'subscription' then
+    return stepquota._store_stripe_subscription(p_object, p_fetched_at, v_deleted_at, p_role);
+  end if;
+  perform stepquota._refuse_stripe_object(p_object, 'it is expanded where another type belongs');
+  return null;
 end;
 $_store_stripe_object$;
 
+-- Whose the subscriptions and customers among these objects are now: an object of tenants by type and id.
+create or replace function stepquota._map_stripe_tenants(p_objects jsonb)
+returns jsonb
+language sql
+stable
+as $_map_stripe_tenants$
+  with named as (
+    select o.value ->> 'object' as object_type, o.value ->> 'id' as object_id
+      from jsonb_array_elements(p_objects) o
+     where o.value ->> 'object' in ('customer', 'subscription')
+    union
+    select 'customer', o.value #>> '{customer,id}'
+      from jsonb_array_elements(p_objects) o
+     where o.value ->> 'object' = 'subscription' and jsonb_typeof(o.value -> 'customer') = 'object'
+  ),
+  owned as (
+    select n.object_type, n.object_id, s.customer_id, s.metadata_tenant
+      from named n
+      join stepquota.stripe_subscriptions s on s.id = n.object_id
+     where n.object_type = 'subscription'
+    union
+    select n.object_type, n.object_id, s.customer_id, s.metadata_tenant
+      from named n
+      join stepquota.stripe_subscriptions s on s.customer_id = n.object_id
+     where n.object_type = 'customer'
+  )
+  select coalesce(jsonb_object_agg(m.key, m.tenants), '{}')
+    from (
+      select o.object_type || ' ' || o.object_id as key,
+             jsonb_agg(distinct coalesce(m.tenant, c.metadata_tenant, o.metadata_tenant)) as tenants
+        from owned o
+        left join stepquota.stripe_customer_tenants m on m.customer_id = o.customer_id
+        left join stepquota.stripe_customers c on c.id = o.customer_id
+       where coalesce(m.tenant, c.metadata_tenant, o.metadata_tenant) is not null
+       group by 1) m;
+$_map_stripe_tenants$;
+
+-- Stores objects with their parts, refreshes the quotas that they have a say in and resumes what can
+-- go on. For a price or product of more than policy.at_once_tenants subscriptions every stored quota
+-- becomes stale, and the paused tenants among them are left to spread_stripe_changes.
+-- Tenants that were never asked for have no stored quota; their first step resolves it. From a listing
+-- they are not made, or the first one of a large account would take many times as long.
+-- Locks: the mirror's rows in the order of _list_stripe_parts; what is to be spread; then as
+-- _refresh_and_resume.
+-- SQLSTATEs: WQ016, WQ017.
+create or replace function stepquota._apply_stripe_objects(
+  p_objects jsonb, p_fetched_at timestamptz, p_role text, p_now timestamptz)
+returns table (object_type text, object_id text, action text)
+language plpgsql
+volatile
+as $_apply_stripe_objects$
+declare
+  v_part record;
+  v_most integer;
+  -- Whose it was before, in case the write takes it away from a tenant.
+  v_before jsonb := stepquota._map_stripe_tenants(p_objects);
+  v_after record;
+  v_tenants text[] := '{}'::text[];
+  v_subscription_ids text[] := '{}'::text[];
+  v_shared text[] := '{}'::text[];
+begin
+  select p.at_once_tenants into v_most from stepquota.policy p;
+  for v_part in select p.* from stepquota._list_stripe_parts(p_objects, p_role) p loop
+    object_type := v_part.object_type;
+    object_id := v_part.object_id;
+    action := stepquota._store_stripe_object(object_type, v_part.object, p_fetched_at, v_part.part_role);
+    if action not in ('stale', 'unchanged') then
+      v_tenants := v_tenants
+        || array(select t.value from jsonb_array_elements_text(v_before -> (object_type || ' ' || object_id)) t);
+      if object_type = 'subscription' then
+        v_subscription_ids := v_subscription_ids || object_id;
+      else
+        v_after := stepquota._list_stripe_subscriptions(object_type, object_id, v_most);
+        v_subscription_ids := v_subscription_ids || v_after.subscription_ids;
+        if not v_after.are_all then
+          v_shared := v_shared || object_id;
+        end if;
+      end if;
+    end if;
+    return next;
+  end loop;
+  v_tenants := v_tenants || array(select t from stepquota._name_tenants_of_subscriptions(v_subscription_ids) t);
+  if p_role = 'listed' then
+    v_tenants := array(select q.tenant from stepquota.workflow_step_quotas q where q.tenant = any (v_tenants));
+  end if;
+  if cardinality(v_shared) > 0 then
+    perform stepquota._spread_later(v_shared, p_now);
+    perform stepquota._make_all_quotas_stale();
+  end if;
+  perform stepquota._refresh_and_resume(v_tenants, 'stripe', p_now);
+end;
+$_apply_stripe_objects$;
+
+-- One ahead of the clock would make every later answer stale until then. SQLSTATEs: WQ001.
+create or replace function stepquota._check_fetched_at(p_fetched_at timestamptz, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_check_fetched_at$
+begin
+  if p_fetched_at is null or not isfinite(p_fetched_at)
+     or p_fetched_at > greatest(p_now, clock_timestamp()) + interval '5 minutes' then
+    perform stepquota._refuse_argument('p_fetched_at', p_fetched_at::text, 'a moment that is not ahead of the clock',
+      'Read the database''s clock before you ask Stripe for the object, and pass it here.');
+  end if;
+end;
+$_check_fetched_at$;
+
 -- Writes an object into the mirror, refreshes the quotas of the tenants it has a say in, and resumes
 -- what can go on, in this transaction.
--- Locks: the mirror's rows; then as _refresh_and_resume. SQLSTATEs: WQ001, WQ016, WQ017.
+-- Locks: as _apply_stripe_objects. SQLSTATEs: WQ001, WQ016, WQ017.
 create or replace function stepquota.apply_stripe_object(p_object jsonb, p_fetched_at timestamptz)
 returns table (object_type text, object_id text, action text)
 language plpgsql
@@ -471,31 +849,82 @@ set search_path = pg_catalog, pg_temp
 as $apply_stripe_object$
 declare
   v_now timestamptz := stepquota._now();
-  v_written record;
-  v_tenants text[] := '{}'::text[];
 begin
-  -- One ahead of the clock would make every later answer stale until then.
-  if p_fetched_at is null or not isfinite(p_fetched_at)
-     or p_fetched_at > greatest(v_now, clock_timestamp()) + interval '5 minutes' then
-    perform stepquota._refuse_argument('p_fetched_at', p_fetched_at::text, 'a moment that is not ahead of the clock',
-      'Read the database''s clock before you ask Stripe for the object, and pass it here.');
+  perform stepquota._check_fetched_at(p_fetched_at, v_now);
+  if p_object is null then
+    perform stepquota._refuse_stripe_object(null, 'p_object is NULL');
   end if;
-  -- Whose it was before, in case the write takes it away from a tenant.
-  if jsonb_typeof(p_object) = 'object' then
-    v_tenants := array(select t from stepquota._list_stripe_tenants(p_object ->> 'object', p_object ->> 'id') t);
-  end if;
-  for v_written in select s.* from stepquota._store_stripe_object(p_object, p_fetched_at) s loop
-    object_type := v_written.object_type;
-    object_id := v_written.object_id;
-    action := v_written.action;
-    if action in ('inserted', 'updated', 'deleted') then
-      v_tenants := v_tenants || array(select t from stepquota._list_stripe_tenants(object_type, object_id) t);
-    end if;
-    return next;
-  end loop;
-  perform stepquota._refresh_and_resume(v_tenants, 'stripe', v_now);
+  return query
+    select a.object_type, a.object_id, a.action
+      from stepquota._apply_stripe_objects(jsonb_build_array(p_object), p_fetched_at, 'asked', v_now) a;
 end;
 $apply_stripe_object$;
+
+-- For changes of a price or product that very many subscriptions have: the paused tenants among them
+-- are marked due later, by spread_stripe_changes, in transactions of bounded size.
+-- Locks: the rows of what is to be spread, by price.
+create or replace function stepquota._spread_later(p_object_ids text[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_spread_later$
+begin
+  insert into stepquota.stripe_spreads (price_id, after_subscription_id, began_at)
+  select p.id, '', p_now
+    from stepquota.stripe_prices p
+   where p.id = any (p_object_ids) or p.product_id = any (p_object_ids)
+   order by p.id collate "C"
+  on conflict (price_id) do update
+    set after_subscription_id = excluded.after_subscription_id, began_at = excluded.began_at;
+end;
+$_spread_later$;
+
+-- Marks the paused tenants due that have a price that was changed, from the next so many
+-- subscriptions of it. Answers how many subscriptions it looked at: 0 when nothing is left to do.
+-- Locks: the row of what is spread, without waiting; then as _mark_due. SQLSTATEs: WQ001.
+create or replace function stepquota.spread_stripe_changes(p_subscriptions integer default 1000)
+returns integer
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $spread_stripe_changes$
+declare
+  v_now timestamptz := stepquota._now();
+  v_spread stepquota.stripe_spreads;
+  v_subscription_ids text[];
+begin
+  if p_subscriptions is null or p_subscriptions not between 1 and 100000 then
+    perform stepquota._refuse_argument('p_subscriptions', p_subscriptions::text, 'a number from 1 to 100000',
+      'It bounds one transaction; 1000 is usual.');
+  end if;
+  select s.* into v_spread from stepquota.stripe_spreads s order by s.began_at limit 1 for no key update skip locked;
+  if not found then
+    return 0;
+  end if;
+  v_subscription_ids := array(
+    select i.subscription_id
+      from stepquota.stripe_subscription_items i
+     where i.price_id = v_spread.price_id and i.deleted_at is null
+       and i.subscription_id > v_spread.after_subscription_id
+     order by i.subscription_id
+     limit p_subscriptions);
+  perform stepquota._mark_due(array(
+    select t.tenant
+      from stepquota._name_tenants_of_subscriptions(v_subscription_ids) as t (tenant)
+      join stepquota.paused_tenants p on p.tenant = t.tenant), v_now);
+  if cardinality(v_subscription_ids) < p_subscriptions then
+    delete from stepquota.stripe_spreads where price_id = v_spread.price_id;
+  else
+    update stepquota.stripe_spreads
+       set after_subscription_id = v_subscription_ids[cardinality(v_subscription_ids)]
+     where price_id = v_spread.price_id;
+  end if;
+  -- A price whose last ones were just done counts as one, so that the caller looks for another.
+  return greatest(cardinality(v_subscription_ids), 1);
+end;
+$spread_stripe_changes$;
 
 -- The application's word on whose customer it is.
 -- Locks: the mapping's row; then as _refresh_and_resume. SQLSTATEs: WQ001.
@@ -514,7 +943,8 @@ declare
 begin
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_name('p_customer', p_customer);
-  v_tenants := array(select t from stepquota._list_stripe_tenants('customer', p_customer) t);
+  v_tenants := array(select t from stepquota._name_tenants_of_subscriptions(
+    (stepquota._list_stripe_subscriptions('customer', p_customer, 1)).subscription_ids) t);
   select m.tenant into v_previous_tenant
     from stepquota.stripe_customer_tenants m
    where m.customer_id = p_customer
@@ -533,6 +963,36 @@ begin
 end;
 $map_stripe_customer$;
 
+-- Takes the application's word back: metadata decides again.
+-- Locks: the mapping's row; then as _refresh_and_resume. SQLSTATEs: WQ001.
+create or replace function stepquota.unmap_stripe_customer(p_customer text)
+returns table (object_type text, object_id text, action text)
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $unmap_stripe_customer$
+declare
+  v_now timestamptz := stepquota._now();
+  v_tenant text;
+begin
+  perform stepquota._check_name('p_customer', p_customer);
+  delete from stepquota.stripe_customer_tenants where customer_id = p_customer returning tenant into v_tenant;
+  object_type := 'customer';
+  object_id := p_customer;
+  action := case when v_tenant is null then 'unchanged' else 'deleted' end;
+  if v_tenant is not null then
+    perform stepquota._record_event(v_tenant, 'customer_unmapped', 'info', null,
+      jsonb_build_object('stripe_customer_id', p_customer, 'by', session_user), v_now);
+    perform stepquota._refresh_and_resume(array(select t from stepquota._name_tenants_of_subscriptions(
+      (stepquota._list_stripe_subscriptions('customer', p_customer, 1)).subscription_ids) t) || v_tenant,
+      'customer mapping', v_now);
+  end if;
+  return next;
+end;
+$unmap_stripe_customer$;
+
 comment on function stepquota._read_metadata_tenant(jsonb) is 'The tenant that metadata names.';
 comment on function stepquota._read_metadata_tenants() is 'Reads all metadata''s tenants again.';
 comment on function stepquota._refuse_stripe_object(jsonb, text) is 'Raises WQ016.';
@@ -542,16 +1002,34 @@ comment on function stepquota._read_stripe_reference(jsonb, text) is 'The id of 
 comment on function stepquota._read_stripe_metadata(jsonb) is 'The metadata of a Stripe object.';
 comment on function stepquota._read_stripe_flag(jsonb, text) is 'A flag of a Stripe object.';
 comment on function stepquota._read_stripe_count(jsonb, text) is 'A count of a Stripe object.';
-comment on function stepquota._describe_write(jsonb, jsonb) is 'What an upsert did: inserted, updated, unchanged, deleted or stale.';
-comment on function stepquota._store_stripe_product(jsonb, timestamptz, timestamptz) is 'Writes a product.';
-comment on function stepquota._store_stripe_price(jsonb, timestamptz, timestamptz) is 'Writes a price.';
-comment on function stepquota._store_stripe_customer(jsonb, timestamptz, timestamptz) is 'Writes a customer.';
-comment on function stepquota._store_stripe_subscription(jsonb, timestamptz, timestamptz) is 'Writes a subscription with its items.';
-comment on function stepquota._list_subscription_with_items(text) is 'A subscription and its items as one row.';
-comment on function stepquota._store_stripe_items(jsonb, text, timestamptz, timestamptz) is 'Writes the items of a subscription.';
-comment on function stepquota._list_stripe_tenants(text, text) is 'The tenants whose quota an object has a say in.';
-comment on function stepquota._store_stripe_object(jsonb, timestamptz) is 'Writes an object and what is expanded in it.';
+comment on function stepquota._is_same_stripe_row(jsonb, jsonb) is 'Whether two rows of the mirror say the same.';
+comment on function stepquota._was_listed_since(text, text, timestamptz) is 'Whether a full listing found the object as stored, asked for later.';
+comment on function stepquota._judge_stripe_answer(jsonb, jsonb, text) is 'stale, unchanged, or NULL where the answer is to be written.';
+comment on function stepquota._describe_write(jsonb, jsonb) is 'What a write did: inserted, updated, unchanged or deleted.';
+comment on function stepquota._read_stripe_product(jsonb, timestamptz, timestamptz) is 'A product''s row.';
+comment on function stepquota._read_stripe_price(jsonb, timestamptz, timestamptz) is 'A price''s row.';
+comment on function stepquota._read_stripe_customer(jsonb, timestamptz, timestamptz) is 'A customer''s row.';
+comment on function stepquota._read_stripe_subscription(jsonb, timestamptz, timestamptz) is 'A subscription''s row.';
+comment on function stepquota._read_stripe_items(jsonb, timestamptz, timestamptz) is 'The rows of a subscription''s items.';
+comment on function stepquota._store_stripe_product(jsonb, timestamptz, timestamptz, text) is 'Writes a product.';
+comment on function stepquota._store_stripe_price(jsonb, timestamptz, timestamptz, text) is 'Writes a price.';
+comment on function stepquota._store_stripe_customer(jsonb, timestamptz, timestamptz, text) is 'Writes a customer.';
+comment on function stepquota._store_stripe_subscription(jsonb, timestamptz, timestamptz, text) is 'Writes a subscription with its items.';
+comment on function stepquota._describe_subscription(stepquota.stripe_subscriptions, stepquota.stripe_subscription_items[], boolean) is 'A subscription and its items as one value.';
+comment on function stepquota._store_stripe_items(stepquota.stripe_subscriptions, stepquota.stripe_subscription_items[], boolean) is 'Writes the items of a subscription.';
+comment on function stepquota._list_stripe_subscriptions(text, text, integer) is 'The subscriptions that an object has a say in.';
+comment on function stepquota._map_stripe_tenants(jsonb) is 'Whose the subscriptions and customers among these objects are.';
+comment on function stepquota._name_tenants_of_subscriptions(text[]) is 'Whose these subscriptions are.';
+comment on function stepquota._list_stripe_parts(jsonb, text) is 'Objects and what is expanded in them, in the order in which they are written.';
+comment on function stepquota._store_stripe_object(text, jsonb, timestamptz, text) is 'Writes one object without its parts.';
+comment on function stepquota._apply_stripe_objects(jsonb, timestamptz, text, timestamptz) is 'Writes objects with their parts, refreshes quotas and resumes what can go on.';
+comment on function stepquota._check_fetched_at(timestamptz, timestamptz) is 'Raises WQ001 for a moment ahead of the clock.';
+comment on function stepquota._spread_later(text[], timestamptz) is 'Leaves the paused tenants of a price to spread_stripe_changes.';
+comment on function stepquota.spread_stripe_changes(integer) is
+  'For tick() and the Stripe sync: after a change of a price of very many subscriptions, marks the paused tenants due of the next so many subscriptions. Answers how many it looked at; 0: nothing is left. WQ001 bad arguments.';
 comment on function stepquota.apply_stripe_object(jsonb, timestamptz) is
   'Writes a product, price, customer or subscription (with items and expanded parts; or {id, object, deleted: true}) into the mirror, refreshes the quotas it has a say in and resumes what can go on. p_fetched_at is this database''s clock, read before Stripe was asked. One row an object: object_type, object_id, action (inserted, updated, unchanged, deleted, stale). WQ001 no moment, WQ016 malformed, WQ017 another type.';
 comment on function stepquota.map_stripe_customer(text, text) is
   'Says whose customer it is, before any metadata; refreshes the quotas of both tenants and resumes what can go on. Answers object_type, object_id, action (inserted, updated, unchanged). WQ001 bad arguments.';
+comment on function stepquota.unmap_stripe_customer(text) is
+  'Takes back what map_stripe_customer said: metadata decides again. Refreshes the quotas it concerns and resumes what can go on. Answers object_type, object_id, action (deleted, unchanged). WQ001 bad arguments.';

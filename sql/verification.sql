@@ -11,8 +11,8 @@ set search_path = pg_catalog, pg_temp
 as $verify_all$
   -- I1: what the lanes own together is the limit, or what is used where a limit was lowered below it.
   select 'I1 exact', q.tenant, q.period_start::text,
-         format('limit %s, carried %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
-           q.carried_count, l.used_count, coalesce(l.allowance::text, 'unlimited'))
+         format('limit %s (%s), carried %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),
+           q.enforcement, q.carried_count, l.used_count, coalesce(l.allowance::text, 'unlimited'))
     from stepquota.workflow_step_quotas q
     join (select u.tenant, u.period_start, sum(u.used_count) as used_count,
                  case when bool_and(u.allowance is not null) then sum(u.allowance) end as allowance
@@ -20,7 +20,7 @@ as $verify_all$
            group by u.tenant, u.period_start) l
       on l.tenant = q.tenant and l.period_start = q.period_start
    where l.allowance is distinct from
-           case when q.effective_limit is not null
+           case when q.effective_limit is not null and q.enforcement = 'enforce'
                 then greatest(q.effective_limit - q.carried_count, l.used_count, 0) end
   union all
   select 'I1 exact', q.tenant, q.period_start::text, 'the current period has no lane'
@@ -28,6 +28,13 @@ as $verify_all$
    where not exists (
      select 1 from stepquota.workflow_step_usage_lanes u
       where u.tenant = q.tenant and u.period_start = q.period_start)
+  union all
+  -- I1: the stored quota contains what the grants gave.
+  select 'I1 exact', q.tenant, q.period_start::text,
+         format('%s units are granted, but the quota contains %s', c.granted_units, q.granted_units)
+    from stepquota.workflow_step_quotas q
+   cross join lateral stepquota._count_granted_units(q.tenant, q.period_start, q.refreshed_at) c
+   where c.granted_units <> q.granted_units
   union all
   -- I1: more used than the limit ever was in the period.
   select 'I1 exact', l.tenant, l.period_start::text,
@@ -39,6 +46,10 @@ as $verify_all$
         where e.tenant = l.tenant and e.event_type = 'limit_changed'
           and (e.details ->> 'period_start')::timestamptz = l.period_start
           and (e.details ->> 'to')::bigint < coalesce((e.details ->> 'from')::bigint, 9223372036854775807))
+     -- The events of older periods may have been purged.
+     and not exists (
+       select 1 from stepquota.purge_state s, stepquota.workflow_step_usage_periods p
+        where p.tenant = l.tenant and p.period_start = l.period_start and p.created_at <= s.events_purged_until)
   union all
   -- What CHECKs on the table would say; there they cost each reservation a quarter of its time.
   select 'I1 exact', l.tenant, l.period_start::text,
@@ -51,13 +62,21 @@ as $verify_all$
    group by l.tenant, l.period_start, l.lane
   having count(*) > 1
   union all
-  -- I3: units counted with a ledger row, and ledger rows, are the same number in every period.
+  -- I3: units counted with a ledger row, and ledger rows with those that were purged, are the same number
+  -- in every period.
   select 'I3 conserved', coalesce(c.tenant, s.tenant), coalesce(c.period_start, s.period_start)::text,
          format('counter %s, ledger %s', coalesce(c.ledgered_count, 0), coalesce(s.step_count, 0))
     from (select u.tenant, u.period_start, sum(u.used_count - u.unledgered_count) as ledgered_count
             from stepquota.workflow_step_usage_lanes u
            group by u.tenant, u.period_start) c
-    full join stepquota._host_count_all_steps() s on s.tenant = c.tenant and s.period_start = c.period_start
+    full join (
+      select t.tenant, t.period_start, sum(t.step_count) as step_count
+        from (select h.tenant, h.period_start, h.step_count from stepquota._host_count_all_steps() h
+              union all
+              select p.tenant, p.period_start, p.purged_step_count
+                from stepquota.workflow_step_usage_periods p
+               where p.purged_step_count > 0) t
+       group by t.tenant, t.period_start) s on s.tenant = c.tenant and s.period_start = c.period_start
    where coalesce(c.ledgered_count, 0) <> coalesce(s.step_count, 0)
   union all
   -- I5: every run that waits has something it waits for, and will be brought back by.
@@ -76,8 +95,15 @@ as $verify_all$
   union all
   select distinct 'I5 no lost run', w.tenant, w.run_id, 'the run is paused by quota, but its tenant is not among paused_tenants'
     from stepquota.workflow_run_waits w
-   where w.status = 'WAITING' and w.wait_type = 'quota'
+   where w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held
      and not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant)
+  union all
+  select 'I5 no lost run', w.tenant, w.run_id,
+         case when w.is_held then 'its quota wait is outside the queue, but the run is not held'
+              else 'the run is held, but its quota wait is in the queue' end
+    from stepquota.workflow_run_waits w
+    join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+   where w.status = 'WAITING' and w.wait_type = 'quota' and w.is_held <> (r.held_at is not null)
   union all
   select 'I5 no lost run', p.tenant, p.resumption_id::text,
          format('the resumption is open, but its run %s is %s', p.run_id, coalesce(r.status, 'unknown'))

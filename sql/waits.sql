@@ -102,7 +102,8 @@ declare
 begin
   v_wait := stepquota._host_close_wait(p_run.tenant, p_wait.wait_id, 'RESOLVED', p_payload, p_now);
   perform stepquota._host_set_run(p_run.tenant, p_run.run_id, 'RUNNING', p_run.node_path);
-  perform stepquota._add_resumption(p_run, v_wait, v_wait.node_paths, p_now);
+  perform stepquota._add_resumptions(p_run.tenant, array[gen_random_uuid()], array[p_run.run_id], array[p_run.runtime],
+    array[v_wait.wait_id], v_wait.wait_type, array[v_wait.node_paths::text], p_now);
   perform stepquota._notify_resumptions();
   return v_wait;
 end;

@@ -32,6 +32,7 @@ from .errors import (
     InvalidPolicyValue,
     MalformedStripeObject,
     MissingDefaultTier,
+    OtherStripeAccount,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -40,7 +41,11 @@ from .errors import (
     StalePause,
     StepAlreadyFinished,
     StepquotaError,
+    StripeListingIncomplete,
+    StripeSyncRunning,
+    TooManyUnseen,
     UnknownBatch,
+    UnknownGrant,
     UnknownPeriod,
     UnknownPolicy,
     UnknownResumption,
@@ -53,23 +58,32 @@ from .errors import (
 from .execution import synchronous as _sync
 from .reserver import Reserver
 from .results import (
+    AdjustmentKind,
     CronJob,
+    Enforcement,
+    ForgottenRows,
     InvariantViolation,
     LimitSource,
     OpenWorkflowStepBatch,
     PauseReason,
     PeriodSource,
     PolicyChange,
+    ProblemLevel,
     QuotaExplanation,
+    RegisteredLedger,
     RemovedCronJob,
     ResumeReason,
     RunStatus,
+    ShadowOverrun,
     StatusItem,
     StatusState,
     StepOutcome,
     StepStatus,
     StripeAction,
     StripeObjectChange,
+    StripeProblem,
+    StripeSyncHealth,
+    Tenant,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -81,14 +95,19 @@ from .results import (
     WorkflowRunStep,
     WorkflowRunWait,
     WorkflowStepBatch,
+    WorkflowStepGrant,
     WorkflowStepQuota,
     WorkflowStepsQuota,
     WorkflowStepsStart,
     WorkflowStepStart,
+    WorkflowStepUsageAdjustment,
     WorkflowStepUsageReconciliation,
+    WorkflowStepUsageRepair,
 )
+from .resumption_loop import Resumptions, resumptions
 
 __all__ = [
+    "AdjustmentKind",
     "BatchClosed",
     "CronInOtherDatabase",
     "CronJob",
@@ -96,6 +115,8 @@ __all__ = [
     "CronNotGranted",
     "CronRoleCannotLogIn",
     "CronScheduleNotSupported",
+    "Enforcement",
+    "ForgottenRows",
     "InvalidArgument",
     "InvalidPolicyValue",
     "InvariantViolation",
@@ -104,20 +125,25 @@ __all__ = [
     "MalformedStripeObject",
     "MissingDefaultTier",
     "OpenWorkflowStepBatch",
+    "OtherStripeAccount",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ReservationLost",
     "Reserver",
     "ReserverClosed",
     "ResumeReason",
+    "Resumptions",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
     "RunRegisteredDifferently",
     "RunStatus",
+    "ShadowOverrun",
     "StaleDelivery",
     "StalePause",
     "StatusItem",
@@ -127,9 +153,16 @@ __all__ = [
     "StepStatus",
     "StepquotaError",
     "StripeAction",
+    "StripeListingIncomplete",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
+    "StripeSyncRunning",
+    "Tenant",
     "TierLimitChange",
+    "TooManyUnseen",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -148,14 +181,20 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
     "WorkflowStepsQuota",
     "WorkflowStepsStart",
+    "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
     "cancel_workflow_run",
+    "check_stripe",
+    "claim_quota_events",
     "claim_workflow_run_resumptions",
     "close_workflow_step_batch",
     "cron_sql",
@@ -164,28 +203,53 @@ __all__ = [
     "explain_workflow_step_quota",
     "finish_workflow_run",
     "finish_workflow_step",
+    "forecast_workflow_step_usage",
+    "forget_tenant",
+    "grant_workflow_steps",
+    "hold_tenant",
+    "hold_workflow_run",
+    "import_workflow_step_usage",
     "list_open_workflow_step_batches",
+    "list_shadow_overruns",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
+    "purge",
+    "reconcile_all",
     "reconcile_workflow_step_usage",
+    "redeliver_workflow_run_resumption",
     "refresh_workflow_step_quota",
+    "register_ledger",
     "register_workflow_run",
+    "reinstate_tenant",
+    "release_tenant",
+    "release_workflow_run",
+    "remove_quota_event_consumer",
+    "repair_workflow_step_usage",
+    "requeue_stripe_events",
     "reserve_workflow_step",
     "reserve_workflow_steps",
     "resolve_workflow_run_wait",
     "resolve_workflow_step_quota",
     "resume_scan",
     "resume_workflow_run",
+    "resumptions",
+    "revoke_workflow_step_grant",
     "set_policy",
+    "set_tenant_enforcement",
     "set_tenant_plan",
     "set_tier_limit",
     "start_workflow_step",
     "start_workflow_steps",
     "status",
+    "stripe_sync_health",
+    "suspend_tenant",
     "tick",
+    "unmap_stripe_customer",
+    "unregister_ledger",
     "verify_all",
     "version",
+    "watch",
     "workflow_run_quota_pause",
 ]
 
@@ -205,17 +269,44 @@ cancel_workflow_run = _sync(calls.cancel_workflow_run)
 open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
+hold_workflow_run = _sync(calls.hold_workflow_run)
+release_workflow_run = _sync(calls.release_workflow_run)
+hold_tenant = _sync(calls.hold_tenant)
+release_tenant = _sync(calls.release_tenant)
+suspend_tenant = _sync(calls.suspend_tenant)
+reinstate_tenant = _sync(calls.reinstate_tenant)
 resume_scan = _sync(calls.resume_scan)
 tick = _sync(calls.tick)
+watch = _sync(calls.watch)
 claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
+redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
+forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
+claim_quota_events = _sync(calls.claim_quota_events)
+acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
+remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)
 workflow_run_quota_pause = _sync(calls.workflow_run_quota_pause)
 reconcile_workflow_step_usage = _sync(calls.reconcile_workflow_step_usage)
+reconcile_all = _sync(calls.reconcile_all)
+repair_workflow_step_usage = _sync(calls.repair_workflow_step_usage)
+import_workflow_step_usage = _sync(calls.import_workflow_step_usage)
+register_ledger = _sync(calls.register_ledger)
+unregister_ledger = _sync(calls.unregister_ledger)
+purge = _sync(calls.purge)
+forget_tenant = _sync(calls.forget_tenant)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
+set_tenant_enforcement = _sync(calls.set_tenant_enforcement)
+list_shadow_overruns = _sync(calls.list_shadow_overruns)
+grant_workflow_steps = _sync(calls.grant_workflow_steps)
+revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)
+unmap_stripe_customer = _sync(calls.unmap_stripe_customer)
+requeue_stripe_events = _sync(calls.requeue_stripe_events)
+stripe_sync_health = _sync(calls.stripe_sync_health)
+check_stripe = _sync(calls.check_stripe)
 apply_stripe_object = _sync(calls.apply_stripe_object)
 enable_cron = _sync(calls.enable_cron)
 disable_cron = _sync(calls.disable_cron)

@@ -561,6 +561,132 @@ def resume_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.W
     )
 
 
+# -- Hold, suspend
+
+
+def hold_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRun]:
+    """Stop one run: what has started may finish, the next start answers ``held``.
+
+    Nothing but release_workflow_run brings it back, whatever quota there is. Safe to call again.
+    For the operator's role.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRun,
+        "hold_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def release_workflow_run(tenant: Key, run_id: Key, reason: str) -> Call[results.WorkflowRun]:
+    """End the hold on one run. It goes on at once if quota allows and nothing else stops it.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        run_id: the run.
+        reason: why, for the record.
+
+    Returns:
+        The run after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownRun: the tenant has no such run.
+        RunEnded: the run has ended.
+    """
+    return _row(
+        results.WorkflowRun,
+        "release_workflow_run",
+        tenant=key(tenant),
+        run_id=key(run_id),
+        reason=text(reason),
+    )
+
+
+def hold_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Stop all runs of a tenant: what has started may finish, the next starts answer ``held``.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "hold_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def release_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """End the hold on a tenant, and resume what can go on. Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "release_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def suspend_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Suspend a tenant: what has started may finish, the next starts answer ``held``.
+
+    Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "suspend_tenant", tenant=key(tenant), reason=text(reason))
+
+
+def reinstate_tenant(tenant: Key, reason: str) -> Call[results.Tenant]:
+    """Lift the suspension of a tenant, and resume what can go on. Safe to call again.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        reason: why, for the record.
+
+    Returns:
+        The tenant after it.
+
+    Raises:
+        InvalidArgument: an argument is None, empty or too long.
+    """
+    return _row(results.Tenant, "reinstate_tenant", tenant=key(tenant), reason=text(reason))
+
+
 def resume_scan(batch_size: int = 100) -> Call[None]:
     """Resume every run that can go on, tenant by tenant in turns, for at most policy.scan_seconds.
 
@@ -585,6 +711,22 @@ def tick() -> Call[None]:
         psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
     """
     return _procedure("tick")
+
+
+def watch(seconds: int = 55) -> Call[None]:
+    """Resolve waits and resume runs when it is time, within about a second, for so long.
+
+    Call it every minute beside tick, where pg_cron does not. It sleeps in between and commits as it
+    goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        seconds: for how long, from 1 to 3600.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: the number is None or out of range.
+    """
+    return _procedure("watch", seconds=int4(seconds))
 
 
 def claim_workflow_run_resumptions(
@@ -648,6 +790,124 @@ def acknowledge_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) 
     )
 
 
+def redeliver_workflow_run_resumption(tenant: Key, resumption_id: UUID | str) -> Call[bool]:
+    """Have a resumption delivered anew, at once: for one that was stuck, when that is mended.
+
+    Its deliveries are forgotten, so that its unit counts as promised again and it is delivered at
+    the end of each lease. Needs the operator's role. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        resumption_id: the resumption.
+
+    Returns:
+        True, or False if it was acknowledged, entered again or cancelled by now.
+
+    Raises:
+        ValueError: resumption_id is a text that is no UUID.
+        InvalidArgument: the tenant is None, empty or too long, or the resumption is None.
+        UnknownResumption: the tenant has no such resumption.
+    """
+    return _scalar(
+        bool,
+        "redeliver_workflow_run_resumption",
+        tenant=key(tenant),
+        resumption_id=uuid(resumption_id),
+    )
+
+
+def forecast_workflow_step_usage(tenant: Key) -> Call[results.WorkflowStepUsageForecast]:
+    """When the tenant's quota will be used up, if it goes on as it does.
+
+    It rests on hourly samples that tick() makes: on the recent hours, and on the same hours of
+    earlier days.
+
+    Args:
+        tenant: the tenant.
+
+    Returns:
+        The forecast, with a range; it says how many hours of history it rests on.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or longer than 255 bytes.
+    """
+    return _row(
+        results.WorkflowStepUsageForecast, "forecast_workflow_step_usage", tenant=key(tenant)
+    )
+
+
+def claim_quota_events(
+    consumer: str,
+    max_events: int = 100,
+    lease: timedelta = timedelta(minutes=1),
+    event_types: Sequence[str] | None = None,
+    start_at: datetime | None = None,
+) -> Call[tuple[results.QuotaEvent, ...]]:
+    """Claim events for a consumer, such as a mailer of alerts. Each consumer gets every event.
+
+    Commit before acting on them, and soon: until then nobody else gets newer ones. Each is handed
+    out at least once, in the order in which they were committed; acknowledge those that are done.
+
+    Args:
+        consumer: the consumer's name. One that is not known is made by its first claim.
+        max_events: how many at most, from 1 to 10000.
+        lease: after how long those not acknowledged come again, at most a day.
+        event_types: the types it wants from now on; None leaves that as it is, at first all types.
+        start_at: where a new consumer starts; None is now. Ignored for one that is known.
+
+    Returns:
+        The events. Of one that wants few of very many an answer may be empty before the end.
+
+    Raises:
+        InvalidArgument: a name is None, empty or too long, a number is out of range, or a type is
+            not known.
+    """
+    return _rows(
+        results.QuotaEvent,
+        "claim_quota_events",
+        consumer=text(consumer),
+        max_events=int4(max_events),
+        lease=interval(lease),
+        event_types=text_array(event_types),
+        start_at=timestamptz(start_at),
+    )
+
+
+def acknowledge_quota_events(consumer: str, event_ids: Sequence[int]) -> Call[int]:
+    """Say that a consumer is done with events, so that they are not handed to it again.
+
+    Safe to call again.
+
+    Args:
+        consumer: the consumer.
+        event_ids: the events.
+
+    Returns:
+        How many of them had been handed to it and not been acknowledged yet.
+
+    Raises:
+        InvalidArgument: the name is None, empty or too long, or a number is None.
+    """
+    return _scalar(
+        int, "acknowledge_quota_events", consumer=text(consumer), event_ids=int8_array(event_ids)
+    )
+
+
+def remove_quota_event_consumer(consumer: str) -> Call[bool]:
+    """Forget a consumer that will not claim any more. If it claims again it is a new one.
+
+    Args:
+        consumer: the consumer.
+
+    Returns:
+        Whether there was such a consumer.
+
+    Raises:
+        InvalidArgument: the name is None, empty or too long.
+    """
+    return _scalar(bool, "remove_quota_event_consumer", consumer=text(consumer))
+
+
 def workflow_run_quota_pause(
     tenant: Key, run_id: Key
 ) -> Call[results.WorkflowRunQuotaPause | None]:
@@ -709,6 +969,174 @@ def list_open_workflow_step_batches() -> Call[tuple[results.OpenWorkflowStepBatc
     return _rows(results.OpenWorkflowStepBatch, "list_open_workflow_step_batches")
 
 
+def reconcile_all(all: bool = False) -> Call[None]:  # noqa: A002 - its name in SQL
+    """Reconcile the tenants that are due, for at most policy.maintenance_seconds; tick() does.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        all: whether to look at every tenant and every period, to the end.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: ``all`` is None.
+    """
+    return _procedure("reconcile_all", all=boolean(all))
+
+
+def repair_workflow_step_usage(
+    tenant: Key, period_start: datetime, dry_run: bool = True, reason: str | None = None
+) -> Call[results.WorkflowStepUsageRepair]:
+    """Bring the counter of a period to what its ledger says, by an adjusting entry.
+
+    The ledger is never edited. What can go on with capacity that becomes free does.
+
+    Args:
+        tenant: the tenant.
+        period_start: the start of the period, exactly, with a time zone.
+        dry_run: whether only to say what would be done.
+        reason: why, for the entry.
+
+    Returns:
+        The counts before and after.
+
+    Raises:
+        ValueError: period_start has no time zone.
+        InvalidArgument: the tenant is None, empty or too long, or another argument is None.
+        UnknownPeriod: the tenant has no period that starts there.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+    """
+    return _row(
+        results.WorkflowStepUsageRepair,
+        "repair_workflow_step_usage",
+        tenant=key(tenant),
+        period_start=timestamptz(period_start),
+        dry_run=boolean(dry_run),
+        reason=text(reason),
+    )
+
+
+def import_workflow_step_usage(
+    tenant: Key, period_start: datetime, used: int, reason: str | None
+) -> Call[results.WorkflowStepUsageAdjustment]:
+    """Take over what a tenant used in a period before stepquota counted it.
+
+    Args:
+        tenant: the tenant.
+        period_start: the start of the period, exactly, with a time zone.
+        used: how many steps in all. The same number again changes nothing, another one replaces it.
+        reason: why, for the entry.
+
+    Returns:
+        The adjusting entry; its ``adjustment_id`` is None if nothing changed.
+
+    Raises:
+        ValueError: period_start has no time zone.
+        InvalidArgument: the tenant is None, empty or too long, the period is None, or the number is
+            None or out of range.
+        UnknownPeriod: the tenant has no period that starts there.
+        psycopg.errors.LockNotAvailable: another transaction held the counter for longer than
+            ``lock_timeout``.
+    """
+    return _row(
+        results.WorkflowStepUsageAdjustment,
+        "import_workflow_step_usage",
+        tenant=key(tenant),
+        period_start=timestamptz(period_start),
+        used=int8(used),
+        reason=text(reason),
+    )
+
+
+def register_ledger(
+    ledger: str,
+    relation: str,
+    tenant_column: str,
+    period_column: str | None = None,
+    time_column: str | None = None,
+    count_column: str | None = None,
+) -> Call[results.RegisteredLedger]:
+    """Name a table in which callers of reserve_workflow_step keep their ledger, to compare with.
+
+    Its rows must be written in the transaction of the reservation.
+
+    Args:
+        ledger: a name for it; the same one again replaces it.
+        relation: the table or view, with its schema.
+        tenant_column: the column of the tenant.
+        period_column: the column of the period's start. Either this one or the next is given.
+        time_column: the column of the moment of the reservation.
+        count_column: the column of how many units a row is; None is one.
+
+    Returns:
+        What was registered.
+
+    Raises:
+        InvalidArgument: a name is None, empty or too long, or the relation cannot be compared with.
+    """
+    return _row(
+        results.RegisteredLedger,
+        "register_ledger",
+        ledger=text(ledger),
+        relation=text(relation),
+        tenant_column=text(tenant_column),
+        period_column=text(period_column),
+        time_column=text(time_column),
+        count_column=text(count_column),
+    )
+
+
+def unregister_ledger(ledger: str) -> Call[bool]:
+    """Compare with a registered ledger no more.
+
+    Args:
+        ledger: its name.
+
+    Returns:
+        Whether it was registered.
+
+    Raises:
+        InvalidArgument: the name is None, empty or too long.
+    """
+    return _scalar(bool, "unregister_ledger", ledger=text(ledger))
+
+
+def purge(batch_size: int = 1000) -> Call[None]:
+    """Delete what is old, for at most policy.maintenance_seconds; tick() does.
+
+    How long what is kept are policies: ended_runs_kept_for, events_kept_for and so on.
+
+    It commits as it goes, so the connection must be in autocommit mode and outside a transaction.
+
+    Args:
+        batch_size: how many rows it deletes in one transaction, from 1 to 100000.
+
+    Raises:
+        psycopg.ProgrammingError: the connection is not in autocommit mode, or in a transaction.
+        InvalidArgument: the number is None or out of range.
+    """
+    return _procedure("purge", batch_size=int4(batch_size))
+
+
+def forget_tenant(tenant: Key, max_rows: int = 10000) -> Call[results.ForgottenRows]:
+    """Delete a part of all that belongs to a tenant, in all tables.
+
+    Call it until ``is_done``, and commit each time. Stop the tenant's programs first.
+
+    Args:
+        tenant: the tenant.
+        max_rows: how many rows it deletes at most, about, from 1.
+
+    Returns:
+        How many rows were deleted, and whether that was all.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the number is below 1.
+    """
+    return _row(results.ForgottenRows, "forget_tenant", tenant=key(tenant), max_rows=int4(max_rows))
+
+
 # -- Plans, tiers, policy
 
 
@@ -726,6 +1154,110 @@ def set_tenant_plan(tenant: Key, plan: str | None) -> Call[results.WorkflowStepQ
         InvalidArgument: the tenant is None, empty or too long, or there is no such tier.
     """
     return _row(results.WorkflowStepQuota, "set_tenant_plan", tenant=key(tenant), plan=text(plan))
+
+
+def set_tenant_enforcement(
+    tenant: Key, mode: Literal["enforce", "shadow"] | None
+) -> Call[results.WorkflowStepQuota]:
+    """Set whether a tenant is refused steps past its limit, and resume what can go on.
+
+    In shadow mode it is counted and never paused; what would have been paused is recorded, see
+    list_shadow_overruns. It takes effect on the next step.
+
+    Args:
+        tenant: the tenant; it is added if it is not known.
+        mode: enforce or shadow; None is as the policy ``enforcement`` says.
+
+    Returns:
+        The quota after it.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the mode is not a known word.
+    """
+    return _row(
+        results.WorkflowStepQuota, "set_tenant_enforcement", tenant=key(tenant), mode=text(mode)
+    )
+
+
+def list_shadow_overruns(tenant: Key | None = None) -> Call[tuple[results.ShadowOverrun, ...]]:
+    """Tenants that went past their limit in shadow mode: since when, and how far.
+
+    Args:
+        tenant: only this one; None is all.
+
+    Returns:
+        A row a tenant and period, the latest periods first.
+
+    Raises:
+        InvalidArgument: the tenant is empty or too long.
+    """
+    return _rows(results.ShadowOverrun, "list_shadow_overruns", tenant=key(tenant))
+
+
+def grant_workflow_steps(
+    tenant: Key,
+    units: int,
+    reason: str,
+    expires_at: datetime | None = None,
+    grant_key: str | None = None,
+) -> Call[results.WorkflowStepGrant]:
+    """Give a tenant steps on top of its limit, and resume what can go on.
+
+    Each unit is used once, after the period's own limit. What is left goes along into later periods
+    until it expires.
+
+    Args:
+        tenant: the tenant.
+        units: how many steps, from 1 to 10**12.
+        reason: why, for the record.
+        expires_at: until when they count, with a time zone; None is the end of the tenant's current
+            period.
+        grant_key: a payment's id for instance. The same key again gives nothing more. Without one,
+            each call gives anew.
+
+    Returns:
+        The grant; with a key that was used before, that one as it is.
+
+    Raises:
+        ValueError: expires_at has no time zone.
+        InvalidArgument: an argument is None, empty, too long, out of range or not in the future.
+    """
+    return _row(
+        results.WorkflowStepGrant,
+        "grant_workflow_steps",
+        tenant=key(tenant),
+        units=int8(units),
+        reason=text(reason),
+        expires_at=timestamptz(expires_at),
+        grant_key=text(grant_key),
+    )
+
+
+def revoke_workflow_step_grant(
+    tenant: Key, grant_id: UUID | str, reason: str
+) -> Call[results.WorkflowStepGrant]:
+    """Take back what is left of a grant. What was used of it stays used. Safe to call again.
+
+    Args:
+        tenant: the tenant.
+        grant_id: the grant.
+        reason: why, for the record.
+
+    Returns:
+        The grant after it.
+
+    Raises:
+        ValueError: grant_id is a text that is no UUID.
+        InvalidArgument: an argument is None, empty or too long.
+        UnknownGrant: the tenant has no such grant.
+    """
+    return _row(
+        results.WorkflowStepGrant,
+        "revoke_workflow_step_grant",
+        tenant=key(tenant),
+        grant_id=uuid(grant_id),
+        reason=text(reason),
+    )
 
 
 def set_tier_limit(tier: str, step_limit: int | None) -> Call[results.TierLimitChange]:
@@ -789,6 +1321,21 @@ def map_stripe_customer(customer: str, tenant: Key) -> Call[tuple[results.Stripe
     )
 
 
+def unmap_stripe_customer(customer: str) -> Call[tuple[results.StripeObjectChange, ...]]:
+    """Take back what map_stripe_customer said: metadata decides again.
+
+    Args:
+        customer: the customer's id at Stripe.
+
+    Returns:
+        What changed; ``action`` is deleted, or unchanged if it was not mapped.
+
+    Raises:
+        InvalidArgument: the customer is None, empty or too long.
+    """
+    return _rows(results.StripeObjectChange, "unmap_stripe_customer", customer=text(customer))
+
+
 def apply_stripe_object(
     object: object,  # noqa: A002 - its name in SQL
     fetched_at: datetime,
@@ -819,6 +1366,45 @@ def apply_stripe_object(
         object=jsonb(object),
         fetched_at=timestamptz(fetched_at),
     )
+
+
+def requeue_stripe_events(event_ids: Sequence[str] | None = None) -> Call[int]:
+    """Make events that were given up due again, after their cause was put right.
+
+    Args:
+        event_ids: the events; None for all that are dead.
+
+    Returns:
+        How many they are.
+
+    Raises:
+        InvalidArgument: one of the ids is None.
+    """
+    return _scalar(int, "requeue_stripe_events", event_ids=text_array(event_ids))
+
+
+def stripe_sync_health() -> Call[results.StripeSyncHealth]:
+    """How the feeders of the Stripe mirror are.
+
+    Returns:
+        Account and mode of the mirror, what is to be worked off, and each feeder's last success.
+    """
+    return _row(results.StripeSyncHealth, "stripe_sync_health")
+
+
+def check_stripe(most: int = 100) -> Call[tuple[results.StripeProblem, ...]]:
+    """What is wrong with the Stripe mirror, for people.
+
+    Args:
+        most: how many rows of each kind of problem, from 1.
+
+    Returns:
+        A row a problem and object.
+
+    Raises:
+        InvalidArgument: the number is below 1.
+    """
+    return _rows(results.StripeProblem, "check_stripe", most=int4(most))
 
 
 # -- Scheduling

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .problems import Problem
+from .stripe_sync.commands import app as stripe_commands
 
 _HELP = """
 Workflow-step quotas inside PostgreSQL.
@@ -35,6 +36,8 @@ SIGTERM.
 app = typer.Typer(
     help=_HELP, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
+
+app.add_typer(stripe_commands, name="stripe")
 
 DatabaseUrl = Annotated[
     str | None,

@@ -28,6 +28,7 @@ __all__ = [
     "InvalidPolicyValue",
     "MalformedStripeObject",
     "MissingDefaultTier",
+    "OtherStripeAccount",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
@@ -36,7 +37,11 @@ __all__ = [
     "StalePause",
     "StepAlreadyFinished",
     "StepquotaError",
+    "StripeListingIncomplete",
+    "StripeSyncRunning",
+    "TooManyUnseen",
     "UnknownBatch",
+    "UnknownGrant",
     "UnknownPeriod",
     "UnknownPolicy",
     "UnknownResumption",
@@ -183,3 +188,23 @@ class UnknownBatch(StepquotaError, sqlstate="WQ025"):
 
 class BatchClosed(StepquotaError, sqlstate="WQ026"):
     """The batch is closed: it cannot be opened again, nor closed with another count."""
+
+
+class OtherStripeAccount(StepquotaError, sqlstate="WQ030"):
+    """The Stripe mirror belongs to another account or mode than the key."""
+
+
+class TooManyUnseen(StepquotaError, sqlstate="WQ031"):
+    """So many objects of the Stripe mirror were not listed that nothing is taken for deleted."""
+
+
+class StripeSyncRunning(StepquotaError, sqlstate="WQ032"):
+    """Another full sync of the Stripe mirror is running."""
+
+
+class StripeListingIncomplete(StepquotaError, sqlstate="WQ033"):
+    """The listing of a full sync of the Stripe mirror is not complete."""
+
+
+class UnknownGrant(StepquotaError, sqlstate="WQ040"):
+    """The tenant has no such grant."""

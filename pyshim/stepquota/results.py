@@ -12,23 +12,34 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 __all__ = [
+    "AdjustmentKind",
     "CronJob",
+    "Enforcement",
+    "EventLevel",
+    "ForgottenRows",
     "InvariantViolation",
     "LimitSource",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
     "PolicyChange",
+    "ProblemLevel",
+    "QuotaEvent",
     "QuotaExplanation",
+    "RegisteredLedger",
     "RemovedCronJob",
     "ResumeReason",
     "RunStatus",
+    "ShadowOverrun",
     "StatusItem",
     "StatusState",
     "StepOutcome",
     "StepStatus",
     "StripeAction",
     "StripeObjectChange",
+    "StripeProblem",
+    "StripeSyncHealth",
+    "Tenant",
     "TierLimitChange",
     "Verdict",
     "WaitStatus",
@@ -40,9 +51,13 @@ __all__ = [
     "WorkflowRunStep",
     "WorkflowRunWait",
     "WorkflowStepBatch",
+    "WorkflowStepGrant",
     "WorkflowStepQuota",
     "WorkflowStepStart",
+    "WorkflowStepUsageAdjustment",
+    "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
+    "WorkflowStepUsageRepair",
 ]
 
 PeriodSource: TypeAlias = Literal["stripe_subscription", "presumed_renewal", "fallback_calendar"]
@@ -61,13 +76,20 @@ StepOutcome: TypeAlias = Literal[
 WaitType: TypeAlias = Literal["event", "retry", "human", "timeout", "time", "quota"]
 WaitStatus: TypeAlias = Literal["WAITING", "RESOLVED", "CANCELED"]
 
-PauseReason: TypeAlias = Literal["quota", "tenant_suspended"]
-"""Why a run is paused: its tenant's quota is used up, or its tenant is suspended."""
+PauseReason: TypeAlias = Literal["quota", "tenant_suspended", "operator_hold"]
+"""Why a run is paused: its tenant's quota is used up, its tenant is suspended, or an operator holds
+the run or its tenant."""
 
 ResumeReason: TypeAlias = Literal["resumed", "quota_exhausted", "no_capacity", "held"]
+Enforcement: TypeAlias = Literal["enforce", "shadow"]
+"""Whether steps past the limit are refused, or only counted."""
+
 Verdict: TypeAlias = Literal["won", "lost", "used", "info"]
 StripeAction: TypeAlias = Literal["inserted", "updated", "unchanged", "stale", "deleted"]
+AdjustmentKind: TypeAlias = Literal["repair", "import"]
 StatusState: TypeAlias = Literal["ok", "info", "warn", "error"]
+EventLevel: TypeAlias = Literal["info", "warning", "error"]
+ProblemLevel: TypeAlias = Literal["error", "warn", "info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +276,8 @@ class WorkflowRun:
         node_path: where it stands: the path last started, or the one it was paused at.
         ledger_month: the month it was registered in, which is where all its attempts are kept.
         error: what it failed with.
+        held_at: since when an operator holds it; None is not held.
+        held_by, held_because: who, and why.
     """
 
     tenant: str
@@ -266,6 +290,9 @@ class WorkflowRun:
     error: Any
     registered_at: datetime
     ended_at: datetime | None
+    held_at: datetime | None
+    held_by: str | None
+    held_because: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +331,7 @@ class WorkflowRunWait:
         due_at: when it resolves by itself; None is never.
         queued_at: the run's place in its tenant's queue.
         payload: what it was opened with, then what it was resolved with.
+        is_held: whether it is a quota wait outside the queue, because its run is held.
     """
 
     tenant: str
@@ -320,6 +348,7 @@ class WorkflowRunWait:
     created_at: datetime
     resolved_at: datetime | None
     payload: Any
+    is_held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,14 +376,17 @@ class WorkflowRunResumption:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRunQuotaPause:
-    """Why a run is paused by quota, and what will unblock it.
+    """Why a run is paused, and what will unblock it. It goes on when no reason is left.
 
     Attributes:
+        reason: the first of reasons.
         used_count, effective_limit: the figures of now.
         paused_since: when the pause began.
         node_paths: the paths that wait.
-        unblocked_by: what can let it go on.
+        unblocked_by: what lifts the first reason.
         unblocks_at: when that happens by itself; None is never.
+        reasons: all that are left, each a PauseReason.
+        unblocked_by_each: what lifts each of them, in their order.
     """
 
     reason: PauseReason
@@ -369,6 +401,34 @@ class WorkflowRunQuotaPause:
     node_paths: tuple[str, ...]
     unblocked_by: str
     unblocks_at: datetime | None
+    reasons: tuple[str, ...]
+    unblocked_by_each: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaEvent:
+    """An event that was handed to a consumer.
+
+    Attributes:
+        tenant: whose it is; empty for what concerns all.
+        event_id: its number, to acknowledge it by.
+        event_type: what happened.
+        run_id: the run, where it is about one.
+        details: the circumstances, an object; its fields depend on the type.
+        created_at: when it was recorded.
+        delivery: how many times this consumer was handed it, from 1.
+        leased_until: from when on it is handed out again.
+    """
+
+    tenant: str
+    event_id: int
+    event_type: str
+    level: EventLevel
+    run_id: str | None
+    details: Any
+    created_at: datetime
+    delivery: int
+    leased_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +462,9 @@ class WorkflowStepUsageReconciliation:
         drift: counter minus ledger.
         unledgered_count: the part of the drift that reserve_workflow_step took, whose callers keep
             a ledger of their own.
+        purged_step_count: the part of ledger_step_count that retention has deleted.
+        registered_ledgers: ledgers of callers that it was compared with; None if there are none.
+        registered_step_count: units that they have.
     """
 
     tenant: str
@@ -411,6 +474,195 @@ class WorkflowStepUsageReconciliation:
     ledger_step_count: int
     drift: int
     unledgered_count: int
+    purged_step_count: int
+    registered_ledgers: tuple[str, ...] | None
+    registered_step_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageRepair:
+    """What a repair did, or would do in a dry run.
+
+    Attributes:
+        used_count_before, used_count_after: units that the counter says are used.
+        unledgered_count_before, unledgered_count_after: those without a ledger row here.
+        ledger_step_count: attempts in the ledger, purged ones included.
+        changed: whether there is anything to mend.
+        adjustment_id: the adjusting entry; None if nothing was changed.
+        runs_resumed: paused runs that go on with what became free.
+    """
+
+    tenant: str
+    period_start: datetime
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    changed: bool
+    adjustment_id: UUID | None
+    runs_resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageAdjustment:
+    """An entry for a change of a counter that no step made.
+
+    Attributes:
+        adjustment_id: None if nothing was changed.
+        used_count_before, used_count_after: units used; for an import with what is carried.
+        adjusted_by: the role that was connected.
+    """
+
+    tenant: str
+    adjustment_id: UUID | None
+    period_start: datetime
+    kind: AdjustmentKind
+    used_count_before: int
+    used_count_after: int
+    unledgered_count_before: int
+    unledgered_count_after: int
+    ledger_step_count: int
+    adjusted_by: str
+    reason: str | None
+    adjusted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredLedger:
+    """A ledger that callers of reserve_workflow_step keep themselves."""
+
+    ledger: str
+    relation: str
+    tenant_column: str
+    period_column: str | None
+    time_column: str | None
+    count_column: str | None
+    registered_by: str
+    registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant, as operators set it.
+
+    Attributes:
+        plan: the tier; None is served by the default tier.
+        suspended_at: since when it is suspended; None is not.
+        held_at: since when an operator holds it; None is not held.
+        held_by, held_because: who, and why.
+        enforcement: whether steps past its limit are refused; None is as policy says.
+    """
+
+    tenant: str
+    plan: str | None
+    suspended_at: datetime | None
+    created_at: datetime
+    held_at: datetime | None
+    held_by: str | None
+    held_because: str | None
+    enforcement: Enforcement | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowOverrun:
+    """A period in which a tenant in shadow mode went past its limit.
+
+    Attributes:
+        effective_limit: the limit that was last in force in it.
+        used_count: units used in it by now.
+        over_count: how many of them are past the limit.
+        over_limit_since: when the first of them was taken.
+        paused_run_count: how many runs would have been paused.
+        is_current: whether it is the tenant's present period.
+        enforcement: the tenant's mode now.
+    """
+
+    tenant: str
+    period_start: datetime
+    period_end: datetime
+    effective_limit: int | None
+    used_count: int
+    over_count: int
+    over_limit_since: datetime
+    paused_run_count: int
+    is_current: bool
+    enforcement: Enforcement
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepGrant:
+    """Units given to a tenant on top of its limit.
+
+    Attributes:
+        grant_key: the giver's key for it; None is none.
+        units: units given.
+        spent_units: units charged to it: what was used past the limit, when its period or itself
+            ended.
+        period_start: the period it was given in.
+        expires_at: until when it counts; None is the end of its period.
+        closed_at: when it was found to count no more; None while it does.
+        closed_because: expired, used up, or why it was revoked.
+        closed_by: who revoked it; None if it ended by itself.
+    """
+
+    tenant: str
+    grant_id: UUID
+    grant_key: str | None
+    units: int
+    spent_units: int
+    period_start: datetime
+    expires_at: datetime | None
+    reason: str
+    granted_by: str
+    granted_at: datetime
+    closed_at: datetime | None
+    closed_because: str | None
+    closed_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageForecast:
+    """When a tenant's quota will be used up, if it goes on as it does.
+
+    Attributes:
+        as_of: the moment that it was made.
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        units_per_hour: the mean of the last six hours; None if not even one is known.
+        exhausts_at: when the quota is used up at the expected pace; as_of if it is, None if it
+            lasts until the period's end or too little is known.
+        exhausts_at_low: the earliest, if it goes as fast as may be expected; None likewise.
+        exhausts_at_high: the latest, if it goes as slowly; None likewise.
+        lasts: whether it lasts until the period's end at the expected pace; None if too little is
+            known.
+        history_hours: how many hours it rests on, at most 168.
+    """
+
+    tenant: str
+    as_of: datetime
+    period_start: datetime
+    period_end: datetime
+    used_count: int
+    effective_limit: int | None
+    units_per_hour: float | None
+    exhausts_at: datetime | None
+    exhausts_at_low: datetime | None
+    exhausts_at_high: datetime | None
+    lasts: bool | None
+    history_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenRows:
+    """What one call of forget_tenant deleted.
+
+    Attributes:
+        is_done: whether nothing of the tenant is left.
+    """
+
+    deleted_count: int
+    is_done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +696,46 @@ class StripeObjectChange:
     object_type: str
     object_id: str
     action: StripeAction
+
+
+@dataclass(frozen=True, slots=True)
+class StripeSyncHealth:
+    """How the feeders of the Stripe mirror are. A moment is None where there was none yet.
+
+    Attributes:
+        account: the Stripe account that the mirror belongs to; None if its key may not tell.
+        livemode: its mode; None if no sync has run yet.
+        needs_full_sync: no full sync has ended yet, or Stripe said that it lost events.
+    """
+
+    account: str | None
+    livemode: bool | None
+    pending_events: int
+    oldest_pending_at: datetime | None
+    dead_events: int
+    last_webhook_at: datetime | None
+    last_worked_off_at: datetime | None
+    last_catch_up_at: datetime | None
+    last_full_sync_at: datetime | None
+    needs_full_sync: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StripeProblem:
+    """Something of the Stripe mirror that somebody should put right.
+
+    Attributes:
+        problem: the kind.
+        hint: what to do.
+    """
+
+    problem: str
+    level: ProblemLevel
+    object_type: str | None
+    object_id: str | None
+    tenant: str | None
+    detail: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,9 @@ def test_counter_five_and_ledger_three_is_drift_two(quota: Quota) -> None:
         ledger_step_count=3,
         drift=0,
         unledgered_count=0,
+        purged_step_count=0,
+        registered_ledgers=None,
+        registered_step_count=None,
     )
     assert quota.verify_all() == ()
     quota.execute("update stepquota.workflow_step_usage_lanes set used_count = 5")

@@ -302,6 +302,8 @@ def test_the_pause_says_why_and_what_unblocks_it(quota: Quota) -> None:
         node_paths=("root.steps[2]",),
         unblocked_by=shown.unblocked_by,
         unblocks_at=APRIL[1],
+        reasons=("quota",),
+        unblocked_by_each=(shown.unblocked_by,),
     )
     assert shown.unblocked_by
     quota.apply(price("price_acme_main", product("prod_acme_main"), limit("3")))

@@ -58,6 +58,20 @@ def test_two_measures_run_and_are_told_with_their_goals(tmp_path: Path) -> None:
         )
 
 
+def test_pauses(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+
+    done = run_bench("--quick", "--only", "m", "--postgres", "18", "--json", str(results))
+
+    # What is resumed, and delivered once, is checked by the measure itself.
+    assert done.returncode == 0, done.stderr
+    run, outcomes = outcomes_of(results)
+    assert set(outcomes) == set("mnopqrs")
+    assert outcomes["p"]["our_figure"] == 1
+    resumed = [b["figure"] for b in run["findings"]["besides"] if "could go on" in b["what"]]
+    assert resumed == [0], "the common design starves who could go on"
+
+
 def test_tasks_that_share_a_reserver(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 

@@ -35,6 +35,9 @@ TENANT_TABLES = {
     "workflow_run_resumptions",
     "paused_tenants",
     "quota_events",
+    "reconciled_tenants",
+    "reconciliation_findings",
+    "workflow_step_usage_adjustments",
     "tenants",
 }
 

@@ -215,7 +215,7 @@ def test_no_run_is_claimed_twice_in_its_lease(database: Database, at_a_time: int
 
 
 def test_claiming_without_a_lock_would_be_seen(database: Database) -> None:
-    break_function(database, "claim_workflow_run_resumptions", "for no key update skip locked", "")
+    break_function(database, "_claim_of_tenant", "for no key update skip locked", "")
     runs = claimed_by_workers(database, at_a_time=1)
     assert len(runs) > len(set(runs))
 

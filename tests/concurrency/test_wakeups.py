@@ -183,3 +183,145 @@ def test_a_tier_raised_unnoticed_would_be_seen(
 ) -> None:
     blind_to_changes_for_all(database)
     assert race_a_tier(database, raise_commits_first)
+
+
+def race_a_release(database: Database, function: str) -> bool:
+    """A hold is read, the release commits, the pause commits; answer whether it is forgotten."""
+    watcher, releaser, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, releaser, pauser:
+        give_limit(watcher, "acme", 2)
+        use_units(watcher, "acme", 1)
+        call(watcher, "register_workflow_run", "acme", "r")
+        call(watcher, "hold_tenant", "acme", "x")
+        if function == "reinstate_tenant":
+            call(watcher, "release_tenant", "acme", "x")
+            call(watcher, "suspend_tenant", "acme", "x")
+        # The release has looked for paused runs, found none, and is not committed.
+        call(releaser, function, "acme", "done")
+        paused = Background(pauser, start)
+        paused.wait_until_blocked(watcher)
+        releaser.commit()
+        paused.result()
+        assert violations(watcher) == []
+        return is_forgotten(watcher)
+
+
+@pytest.mark.parametrize("function", ["release_tenant", "reinstate_tenant"])
+def test_a_release_between_the_hold_and_the_pause(database: Database, function: str) -> None:
+    assert not race_a_release(database, function)
+
+
+@pytest.mark.parametrize("function", ["release_tenant", "reinstate_tenant"])
+def test_a_release_would_be_lost_without_the_second_look(database: Database, function: str) -> None:
+    blind_to_changes_for_all(database)
+    break_function(database, "_hold_start", "if v_holds = '{}' then", "if false then")
+    break_function(
+        database,
+        "_hold_start",
+        "p_run, p_node_path, v_holds[1],",
+        "p_run, p_node_path, 'operator_hold',",
+    )
+    assert race_a_release(database, function)
+
+
+def race_a_grant(database: Database) -> bool:
+    """A denial is read, the grant commits, the pause commits; answer whether it is forgotten."""
+    watcher, giver, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, giver, pauser:
+        give_limit(watcher, "acme", 1)
+        use_units(watcher, "acme", 1)
+        call(watcher, "register_workflow_run", "acme", "r")
+        call(giver, "grant_workflow_steps", "acme", 1, "because", None, "payment")
+        paused = Background(pauser, start)
+        paused.wait_until_blocked(watcher)
+        giver.commit()
+        paused.result()
+        assert violations(watcher) == []
+        return is_forgotten(watcher)
+
+
+def test_a_grant_between_the_denial_and_the_pause(database: Database) -> None:
+    assert not race_a_grant(database)
+
+
+def test_a_grant_would_be_lost_without_the_second_decision(database: Database) -> None:
+    blind_to_changes_for_all(database)
+    break_function(database, "start_workflow_step", _DECIDE_AGAIN, "null;")
+    assert race_a_grant(database)
+
+
+def grant_twice_at_once(database: Database) -> int:
+    """Two calls with the same key at the same moment; answer how many units were given."""
+    watcher, first, second = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, first, second:
+        give_limit(watcher, "acme", 1)
+        arguments = ("acme", 5, "pack", None, "payment")
+        given = call(first, "grant_workflow_steps", *arguments)
+        again = Background(
+            second, lambda c: call(c, "grant_workflow_steps", *arguments)["grant_id"]
+        )
+        assert again.wait_until_blocked(watcher)
+        first.commit()
+        assert again.result() == given["grant_id"]
+        assert violations(watcher) == []
+        granted = value(
+            watcher, "select (stepquota.resolve_workflow_step_quota('acme')).granted_units"
+        )
+        return int(granted)
+
+
+def test_a_payment_that_is_told_of_twice_at_once_gives_once(database: Database) -> None:
+    assert grant_twice_at_once(database) == 5
+
+
+def race_a_mode(database: Database, mode: str) -> tuple[bool, int]:
+    """A step is refused, or counted past the limit, while the mode changes."""
+    watcher, operator, starter = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, operator, starter:
+        give_limit(watcher, "acme", 1)
+        use_units(watcher, "acme", 1)
+        call(watcher, "register_workflow_run", "acme", "r")
+        if mode == "enforce":
+            call(watcher, "set_tenant_enforcement", "acme", "shadow")
+        call(operator, "set_tenant_enforcement", "acme", mode)
+        started = Background(starter, start)
+        started.wait_until_blocked(watcher)
+        operator.commit()
+        started.result()
+        assert violations(watcher) == []
+        used = value(watcher, "select sum(used_count) from stepquota.workflow_step_usage_lanes")
+        return is_forgotten(watcher), int(used)
+
+
+def test_shadow_mode_between_the_denial_and_the_pause(database: Database) -> None:
+    assert race_a_mode(database, "shadow") == (False, 2)
+
+
+def test_shadow_mode_would_be_lost_without_the_second_decision(database: Database) -> None:
+    blind_to_changes_for_all(database)
+    break_function(database, "start_workflow_step", _DECIDE_AGAIN, "null;")
+    assert race_a_mode(database, "shadow")[0]
+
+
+def test_the_first_step_after_enforcement_began_is_decided_by_the_count(database: Database) -> None:
+    assert race_a_mode(database, "enforce") == (False, 1)
+
+
+def race_a_release_of_the_run(database: Database) -> str:
+    """A run is released while it is started; answer where it ends."""
+    watcher, releaser, pauser = (database.connect(autocommit=a) for a in (True, False, True))
+    with watcher, releaser, pauser:
+        give_limit(watcher, "acme", 2)
+        call(watcher, "register_workflow_run", "acme", "r")
+        call(watcher, "hold_workflow_run", "acme", "r", "x")
+        assert start(watcher) == "held"
+        call(releaser, "release_workflow_run", "acme", "r", "done")
+        started = Background(pauser, start)
+        assert started.wait_until_blocked(watcher)
+        releaser.commit()
+        assert violations(watcher) == []
+        return str(started.result())
+
+
+def test_a_release_of_the_run_while_it_starts(database: Database) -> None:
+    assert race_a_release_of_the_run(database) == "started"

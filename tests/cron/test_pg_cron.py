@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.xdist_group("pg_cron")
 
 with_cron = pytest.mark.needs("pg_cron")
 
-JOB = "stepquota:tick"
+JOB, WATCH = "stepquota:tick", "stepquota:watch"
+WATCHED = (WATCH, "* * * * *", "call stepquota.watch()")
 
 
 def rows(connection: Connection, statement: str) -> list[Any]:
@@ -90,7 +92,10 @@ def test_pg_cron_resumes_a_paused_run_as_a_role_that_is_no_superuser(
                 connection.execute(statement.encode())
             assert rows(connection, "select status from stepquota.workflow_runs") == [("WAITING",)]
             with cron_database.connect(role="stepquota_test_cron", autocommit=True) as scheduler:
-                assert enable(scheduler) == [(JOB, "* * * * *", "call stepquota.tick()")]
+                assert enable(scheduler) == [
+                    (JOB, "* * * * *", "call stepquota.tick()"),
+                    WATCHED,
+                ]
             until = time.monotonic() + 100
             while time.monotonic() < until:
                 if rows(connection, "select status from stepquota.workflow_runs") == [("RUNNING",)]:
@@ -125,22 +130,44 @@ def test_pg_cron_resumes_a_paused_run_as_a_role_that_is_no_superuser(
             )
             assert state == "ok"
             assert "stepquota_test_cron" in detail
+            # What becomes due between two minutes does not wait for the next one.
+            connection.execute(
+                "select stepquota.open_workflow_run_wait('acme', 'r', 'three', 'time',"
+                " clock_timestamp() + interval '3 seconds')"
+            )
+            late = (
+                "select resolved_at - due_at from stepquota.workflow_run_waits"
+                " where node_path = 'three'"
+            )
+            until = time.monotonic() + 30
+            while rows(connection, late) == [(None,)] and time.monotonic() < until:
+                time.sleep(0.2)
+            (((delay,),)) = rows(connection, late)
+            assert timedelta() <= delay < timedelta(seconds=2)
             assert rows(connection, "select * from stepquota.verify_all()") == []
 
 
 @with_cron
 def test_enabling_again_changes_the_schedule_and_leaves_the_rest(cron_database: Database) -> None:
-    jobs = "select jobid, schedule, command, active, database from cron.job"
+    jobs = "select jobid, schedule, command, active, database from cron.job order by command"
     with cron_database.connect(autocommit=True) as connection:
-        assert enable(connection, "*/5 * * * *") == [(JOB, "*/5 * * * *", "call stepquota.tick()")]
-        ((job, *_),) = rows(connection, jobs)
+        assert enable(connection, "*/5 * * * *") == [
+            (JOB, "*/5 * * * *", "call stepquota.tick()"),
+            WATCHED,
+        ]
+        (job, *_), _watch = rows(connection, jobs)
         connection.execute("select cron.alter_job(%s, active => false)", [job])
         enable(connection, " 0 3 * * *  ")
         # A job that an operator has switched off stays off.
-        assert rows(connection, jobs) == [
-            (job, "0 3 * * *", "call stepquota.tick()", False, CRON_DATABASE)
+        assert (job, "0 3 * * *", "call stepquota.tick()", False, CRON_DATABASE) in rows(
+            connection, jobs
+        )
+        assert rows(
+            connection, "select schedule from stepquota.scheduler_jobs order by job_name"
+        ) == [
+            ("0 3 * * *",),
+            ("* * * * *",),
         ]
-        assert rows(connection, "select schedule from stepquota.scheduler_jobs") == [("0 3 * * *",)]
         with connection.transaction() as transaction:
             enable(connection)
             raise psycopg.Rollback(transaction)
@@ -161,26 +188,28 @@ def test_disabling_removes_our_job_and_nobody_elses(cron_database: Database) -> 
         with cron_database.connect(role="stepquota_test_cron", autocommit=True) as other:
             # Each role has its own; two of them do no harm.
             enable(other)
-            assert rows(other, "select * from stepquota.disable_cron()") == [(JOB,)]
+            assert rows(other, "select * from stepquota.disable_cron()") == [(JOB,), (WATCH,)]
             assert rows(other, "select * from stepquota.disable_cron()") == []
             enable(other)
-        # A job of the same name and role that is another database's.
+        # Jobs of the same names and role that are another database's.
         connection.execute(
-            "update cron.job set database = 'postgres' where username = %s and jobname = %s",
-            [me, JOB],
+            "update cron.job set database = 'postgres' where username = %s and jobname <> 'others'",
+            [me],
         )
         assert rows(connection, "select * from stepquota.disable_cron()") == []
         connection.execute(
-            "update cron.job set database = current_database() where jobname = %s", [JOB]
+            "update cron.job set database = current_database() where jobname <> 'others'"
         )
-        assert rows(connection, "select * from stepquota.disable_cron()") == [(JOB,)]
+        assert rows(connection, "select * from stepquota.disable_cron()") == [(JOB,), (WATCH,)]
         assert rows(connection, names) == [
             ("others", me, CRON_DATABASE),
             (JOB, "stepquota_test_cron", CRON_DATABASE),
+            (WATCH, "stepquota_test_cron", CRON_DATABASE),
         ]
         # The other role's job goes on, and is still known.
         assert rows(connection, "select scheduled_by from stepquota.scheduler_jobs") == [
-            ("stepquota_test_cron",)
+            ("stepquota_test_cron",),
+            ("stepquota_test_cron",),
         ]
         connection.execute("select cron.unschedule('others')")
         connection.execute("delete from cron.job")
@@ -211,19 +240,22 @@ def test_the_hint_for_another_database_works_there(
     with database.connect(autocommit=True) as connection:
         with refused(connection, "WQ022") as error:
             enable(connection)
-        (((statement,),)) = rows(connection, "select * from stepquota.cron_sql()")
-    assert hint(error()).endswith(f"and run: {statement}")
+        statements = [row[0] for row in rows(connection, "select * from stepquota.cron_sql()")]
+    assert hint(error()).endswith(f"and run: {' '.join(statements)}")
     with cron_database.connect(autocommit=True) as connection:
         enable(connection)
-        connection.execute(statement.encode())
+        for statement in statements:
+            connection.execute(statement.encode())
         scheduled = rows(
             connection, "select database, command, active from cron.job order by jobid"
         )
         assert scheduled == [
-            (name, "call stepquota.tick()", True) for name in (CRON_DATABASE, database.name)
+            (name, f"call stepquota.{procedure}()", True)
+            for name in (CRON_DATABASE, database.name)
+            for procedure in ("tick", "watch")
         ]
-        assert rows(connection, "select * from stepquota.disable_cron()") == [(JOB,)]
-        assert rows(connection, "select database from cron.job") == [(database.name,)]
+        assert rows(connection, "select * from stepquota.disable_cron()") == [(JOB,), (WATCH,)]
+        assert rows(connection, "select database from cron.job") == [(database.name,)] * 2
         connection.execute("delete from cron.job")
 
 
@@ -235,7 +267,7 @@ def test_where_pg_cron_is_missing_the_hint_installs_it(cron_database: Database) 
             enable(connection)
         assert "create extension pg_cron;" in hint(error())
         connection.execute("create extension pg_cron")
-        assert len(enable(connection)) == 1
+        assert len(enable(connection)) == 2
 
 
 @with_cron
@@ -257,7 +289,7 @@ def test_where_the_role_has_no_right_the_hint_grants_it(cron_database: Database)
         grant = hint(error()).partition("A superuser runs: ")[2]
         assert grant.startswith("grant execute on function cron.schedule")
         superuser.execute(grant.encode())
-        assert len(enable(connection)) == 1
+        assert len(enable(connection)) == 2
 
 
 @with_cron
@@ -309,3 +341,53 @@ def test_a_role_that_cannot_log_in(cron_database: Database) -> None:
     ):
         enable(connection)
     assert "stepquota_operator" in hint(error())
+
+
+# -- Its history
+
+
+@with_cron
+@pytest.mark.parametrize("guard", [True, False])
+def test_purging_takes_the_history_of_our_own_job_only(
+    cron_database: Database, guard: bool
+) -> None:
+    one, two = "stepquota_test_cron", "stepquota_test_cron_two"
+    with roles(cron_database, one, two), cron_database.connect(autocommit=True) as superuser:
+        superuser.execute(f"grant usage on schema cron to {one}, {two}".encode())
+        for role in (one, two):
+            superuser.execute(f"set session authorization {role}".encode())
+            enable(superuser, "0 0 1 1 *")
+            superuser.execute("select cron.schedule('theirs', '0 0 1 1 *', 'select 1')")
+            superuser.execute("reset session authorization")
+        superuser.execute("delete from cron.job_run_details")
+        superuser.execute(
+            """
+            insert into cron.job_run_details
+              (jobid, runid, database, username, command, status, start_time, end_time)
+            select j.jobid, row_number() over (order by j.jobid, a.days), j.database, j.username,
+                   j.command, 'succeeded', clock_timestamp() - a.days * interval '1 day',
+                   clock_timestamp() - a.days * interval '1 day'
+              from cron.job j, (values (1), (8), (30)) as a (days)
+            """
+        )
+        before = rows(superuser, "select count(*) from cron.job_run_details")[0][0]
+        assert before == 12
+        if not guard:
+            # Broken on purpose: any job of the role.
+            superuser.execute(
+                "do $do$ begin execute replace(pg_get_functiondef("
+                "'stepquota.purge_cron_history(integer)'::regprocedure),"
+                " 'j.jobname = any ($1)', '$1 is not null'); end $do$"
+            )
+        superuser.execute(f"set session authorization {one}".encode())
+        assert rows(superuser, "select stepquota.purge_cron_history(1)") == [(1,)]
+        superuser.execute("call stepquota.purge()")
+        superuser.execute("reset session authorization")
+        left = rows(
+            superuser,
+            "select j.username::text, j.jobname::text, count(*) from cron.job_run_details d"
+            " join cron.job j using (jobid) group by 1, 2 order by 1, 2",
+        )
+        superuser.execute("delete from cron.job_run_details")
+    expected = [(one, JOB, 1), (one, "theirs", 3), (two, JOB, 3), (two, "theirs", 3)]
+    assert (left == expected) == guard

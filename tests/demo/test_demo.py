@@ -90,7 +90,7 @@ def _check_story(output: str) -> None:
     assert "globex has used 120 of 120 steps" in text
     assert "initech has used 90 of 90 steps" in text
     assert re.search(r"The same transaction resumed (\d+) of the \1 paused runs", text)
-    started = re.search(r"started its next step (\d+) ms after the upgrade was committed", text)
+    started = re.search(r"started its next step (\d+) ms after the change in Stripe", text)
     assert started
     assert int(started[1]) < 5000
     assert "false, quota_exhausted, 90, 90, stripe_product_metadata" in text
@@ -112,7 +112,10 @@ def _find_processes(output: str) -> tuple[list[int], Path]:
     folder = re.search(r"was started in (\S+),", text)
     assert workers
     assert folder
-    return [*map(int, workers[1].split(", ")), int(workers[2])], Path(folder[1])
+    sync = re.search(r'Process (\d+) runs "stepquota stripe run"', text)
+    assert sync
+    pids = [*map(int, workers[1].split(", ")), int(workers[2]), int(sync[1])]
+    return pids, Path(folder[1])
 
 
 def _killed(output: str) -> set[str]:

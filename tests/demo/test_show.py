@@ -18,6 +18,7 @@ from stepquota.demo.catalogue import TENANTS
 from stepquota.demo.crew import Crew
 from stepquota.demo.display import Display
 from stepquota.demo.figures import PeriodTotals, TenantFigures
+from stepquota.demo.shop import Shop
 from stepquota.demo.stage import Stage
 from stepquota.problems import Problem
 
@@ -37,8 +38,9 @@ def _rows(database_url: str, query: Any) -> list[tuple[Any, ...]]:
 def test_each_tenants_quota_comes_from_where_the_demo_says(database_url: str) -> None:
     with (
         Display(Console(file=io.StringIO())) as display,
+        Shop() as shop,
         Crew(database_url) as crew,
-        Stage(database_url, crew, display) as stage,
+        Stage(database_url, crew, shop, display) as stage,
     ):
         story.set_up(stage)
     rows = _rows(
@@ -119,8 +121,9 @@ def test_a_wait_that_takes_too_long_says_for_what(
     monkeypatch.setattr("stepquota.demo.stage.LONGEST_WAIT_SECONDS", 0.1)
     with (
         Display(Console(file=io.StringIO())) as display,
+        Shop() as shop,
         Crew(database_url) as crew,
-        Stage(database_url, crew, display) as stage,
+        Stage(database_url, crew, shop, display) as stage,
         pytest.raises(Problem, match="in vain for better times"),
     ):
         stage.until("better times", lambda _figures: False)
@@ -171,4 +174,3 @@ def test_what_to_type_next_works_as_printed(database_url: str) -> None:
 
 def test_there_are_the_tenants_that_newcomers_should_see() -> None:
     assert len(TENANTS) == 5
-    assert sum(tenant.has_old_shape for tenant in TENANTS) == 1

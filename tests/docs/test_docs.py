@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -248,7 +249,7 @@ def test_no_block_is_left_unrun() -> None:
 
 def test_there_are_examples_to_run() -> None:
     assert {"README.md", "docs/integration.md", "docs/operations.md"} <= set(pages_with("sql"))
-    assert pages_with("python") == ["docs/integration.md"]
+    assert pages_with("python") == ["docs/events.md", "docs/integration.md"]
     assert pages_with("sql", place="pg_cron") == ["docs/operations.md"]
 
 
@@ -303,17 +304,55 @@ def test_errors_are_those_of_the_code() -> None:
     assert raised - {"WQ000"} == set(dict(rows))
 
 
-def test_event_types_are_those_of_the_code() -> None:
-    section = read_page("docs/operations.md").section("What is recorded")
-    documented = set(re.findall(r"^- `([a-z_]+)` \((info|warning|error)\)", section, re.M))
-    code = "\n".join(sql_files().values()).replace("'level', ", "")
+def test_event_types_are_those_of_the_code(database: Database) -> None:
+    with database.connect() as connection:
+        declared = connection.execute(
+            "select event_type, level from stepquota.quota_event_types"
+        ).fetchall()
+    files = {name: text for name, text in sql_files().items() if name != "event_types.sql"}
+    code = "\n".join(files.values()).replace("'level', ", "")
     recorded = set(re.findall(r"'([a-z_]+)',\s*'(info|warning|error)'", code))
     assert "'resume_skipped_' || skipped_because" in code
     recorded |= {
         (f"resume_skipped_{reason}", "info")
-        for reason in ("quota_exhausted", "no_capacity", "tenant_suspended")
+        for reason in ("quota_exhausted", "no_capacity", "tenant_suspended", "operator_hold")
     }
-    assert documented == recorded
+    assert set(declared) == recorded
+
+
+def test_event_types_are_those_of_the_page(database: Database) -> None:
+    """The page's list is made of the table: STEPQUOTA_WRITE_DOCS=1 in front writes it anew."""
+    with database.connect() as connection:
+        types = connection.execute(
+            "select event_type, level, is_once_a_period, description, details"
+            " from stepquota.quota_event_types order by event_type"
+        ).fetchall()
+    made = "\n\n" + "\n".join(map(describe_event_type, types)) + "\n\n"
+    page = read_page("docs/events.md")
+    listed = page.section("The types").partition("<!-- list -->")[2].partition("<!-- end -->")[0]
+    if os.environ.get("STEPQUOTA_WRITE_DOCS"):
+        file = ROOT / page.name
+        old, new = (f"<!-- list -->{items}<!-- end -->" for items in (listed, made))
+        file.write_text(page.text.replace(old, new), encoding="utf-8")
+    else:
+        assert listed == made
+
+
+def describe_event_type(row: tuple[str, str, bool, str, dict[str, str]]) -> str:
+    """A type of events as an item of a list."""
+    event_type, level, is_once_a_period, description, details = row
+    fields = ", ".join(
+        f"{name.rstrip('?')} ({type_}{', may be missing' if name.endswith('?') else ''})"
+        for name, type_ in details.items()
+    )
+    item = f"- `{event_type}` ({level}){' (period)' if is_once_a_period else ''}: {description}"
+    return textwrap.fill(
+        f"{item} Details: {fields}." if fields else item,
+        79,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def test_policies_are_those_of_the_table(database: Database) -> None:
@@ -328,7 +367,8 @@ def test_policies_are_those_of_the_table(database: Database) -> None:
             connection.execute("select stepquota.set_policy('none', '')")
     hint = raised.value.diag.message_hint
     assert hint == f"Policies are {', '.join(sorted(documented))}."
-    assert documented == {name: row[0][name] for name in documented}
+    stored = {name: re.sub(r"^\[(.*)\]$", r"{\1}", row[0][name]) for name in documented}
+    assert documented == {name: value.replace(", ", ",") for name, value in stored.items()}
 
 
 def test_status_items_are_those_of_the_function(database: Database) -> None:
@@ -385,7 +425,8 @@ def test_functions_that_are_named_exist(database: Database) -> None:
             union select c.relname::text from pg_class c
              where c.relnamespace = 'stepquota'::regnamespace""").fetchall()
     known = {row[0] for row in rows} | {"now", "sql"}  # a setting, and a file
-    modules = {"aio", "errors", "results"}
+    # The loop is Python's alone.
+    modules = {"aio", "errors", "results", "resumptions"}
     for name in PAGES:
         for named in re.findall(r"\bstepquota\.([a-z_]+)\b(?!\*)", read_page(name).text):
             assert named in known | modules, f"{name}: stepquota.{named}"
@@ -393,6 +434,7 @@ def test_functions_that_are_named_exist(database: Database) -> None:
 
 def test_commands_that_are_named_exist() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    commands |= {group.name for group in app.registered_groups if group.name}
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for name in PAGES:
         text = read_page(name).text

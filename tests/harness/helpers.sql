@@ -152,6 +152,47 @@ returns void language sql as $subscribe$
       p_start, p_end)), p_status, p_changes));
 $subscribe$;
 
+-- Events -------------------------------------------------------------------------------------------
+
+-- Whether a value of an event's details is of a declared type.
+create function tap.is_of_type(p_value jsonb, p_type text) returns boolean language sql as $is_of_type$
+  select case
+    when p_type like '% or null' and p_value = 'null' then true
+    else case replace(p_type, ' or null', '')
+      when 'text' then jsonb_typeof(p_value) = 'string'
+      when 'integer' then jsonb_typeof(p_value) = 'number' and p_value::text ~ '^-?[0-9]+$'
+      when 'boolean' then jsonb_typeof(p_value) = 'boolean'
+      when 'moment' then jsonb_typeof(p_value) = 'string' and p_value #>> '{}' ~ '^\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?[+-]\d\d:\d\d$'
+      when 'uuid' then jsonb_typeof(p_value) = 'string' and p_value #>> '{}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+      when 'array' then jsonb_typeof(p_value) = 'array'
+      when 'object' then jsonb_typeof(p_value) = 'object'
+      when 'any' then true
+    end
+  end;
+$is_of_type$;
+
+-- Events that are not as their type declares them: every file is checked for these when it ends.
+create function tap.find_event_problems() returns setof text language sql as $find_event_problems$
+  select format('event %s is of no declared type', e.event_type)
+    from stepquota.quota_events e
+   where not exists (select 1 from stepquota.quota_event_types t where t.event_type = e.event_type)
+  union
+  select format('event %s has level %s and is declared with %s', e.event_type, e.level, t.level)
+    from stepquota.quota_events e join stepquota.quota_event_types t using (event_type)
+   where e.level <> t.level
+  union
+  select format('event %s has the detail %s: %s, declared as %s', e.event_type, d.key, d.value, coalesce(f.value, 'nothing'))
+    from stepquota.quota_events e join stepquota.quota_event_types t using (event_type)
+   cross join lateral jsonb_each(e.details) d
+    left join lateral jsonb_each_text(t.details) f on rtrim(f.key, '?') = d.key
+   where tap.is_of_type(d.value, f.value) is not true
+  union
+  select format('event %s lacks the detail %s', e.event_type, f.key)
+    from stepquota.quota_events e join stepquota.quota_event_types t using (event_type)
+   cross join lateral jsonb_object_keys(t.details) f (key)
+   where f.key !~ '[?]$' and not e.details ? f.key;
+$find_event_problems$;
+
 -- Errors -------------------------------------------------------------------------------------------
 
 -- How many rows each table has, to see that nothing was written.

@@ -34,12 +34,13 @@ _PLAN = re.compile(r"1\.\.(\d+)")
 
 @dataclass
 class TapResult:
-    """What the output of one file says."""
+    """What the output of one file says, and the types of the events that it left."""
 
     passed: int = 0
     failures: list[str] = field(default_factory=list)
     skips: list[str] = field(default_factory=list)
     planned: int | None = None
+    event_types: set[str] = field(default_factory=set)
 
     def add(self, text: str) -> None:
         """Take in what one call of pgTAP answered."""
@@ -133,6 +134,8 @@ def run_script(connection: psycopg.Connection[Any], path: Path) -> TapResult:
     if one_transaction:
         connection.execute("begin")
     for line, statement in _statements(text):
+        if statement.strip() == "rollback;":
+            _check_events(connection, result)
         try:
             cursor = connection.execute(statement.encode())
             rows = cursor.fetchall() if cursor.description else []
@@ -152,9 +155,24 @@ def run_script(connection: psycopg.Connection[Any], path: Path) -> TapResult:
                 result.add(row[0])
     else:
         result.check_plan()
+        _check_events(connection, result)
     if one_transaction:
         connection.execute("rollback")
     return result
+
+
+def _check_events(connection: psycopg.Connection[Any], result: TapResult) -> None:
+    """Events that were written must be as sql/event_types.sql declares them."""
+    if result.failures:  # The transaction may be aborted.
+        return
+    connection.execute("reset role")
+    result.event_types |= {
+        row[0]
+        for row in connection.execute("select distinct event_type from stepquota.quota_events")
+    }
+    result.failures += [
+        row[0] for row in connection.execute("select tap.find_event_problems() order by 1")
+    ]
 
 
 def _directives(text: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Literal
 # What a new installation has.
 GRACE = timedelta(hours=72)
 LEASE = timedelta(minutes=1)
+STUCK_AFTER = 5
 PROMISED_FOR = timedelta(minutes=5)
 STUCK_AFTER = 5
 
@@ -34,6 +35,8 @@ class Usage:
     carried: int = 0
     counted: int = 0
     unledgered: int = 0
+    # Units charged to grants.
+    spent: int = 0
 
     @property
     def used(self) -> int:
@@ -45,6 +48,21 @@ class Usage:
         granted = units if left >= units else left if partly else 0
         self.counted += granted
         return granted
+
+
+@dataclass
+class Grant:
+    """Units on top of the limit, of a period or until some moment."""
+
+    granted_at: datetime
+    units: int
+    period_start: datetime
+    expires_at: datetime | None
+    spent: int = 0
+    is_closed: bool = False
+
+    def has_ended(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass
@@ -63,15 +81,16 @@ class Resumption:
     queued_at: datetime
     unentered: list[str]
     status: str = "OPEN"
-    leased_until: datetime | None = None
+    claimable_at: datetime | None = None
     deliveries: list[int] = field(default_factory=list)
 
     def is_to_be_claimed(self, now: datetime) -> bool:
-        return self.status == "OPEN" and (self.leased_until is None or self.leased_until <= now)
+        return self.status == "OPEN" and (self.claimable_at is None or self.claimable_at <= now)
 
     def deliver(self, number: int, now: datetime) -> None:
         self.deliveries.append(number)
-        self.leased_until = now + LEASE
+        too_many = max(len(self.deliveries) - STUCK_AFTER, 0)
+        self.claimable_at = now + min(LEASE * 2**too_many, timedelta(hours=1))
 
 
 @dataclass
@@ -83,6 +102,7 @@ class Run:
     attempts: dict[Attempt, str] = field(default_factory=dict)
     containers: set[Attempt] = field(default_factory=set)
     wait: Wait | None = None
+    is_held: bool = False
     resumptions: list[Resumption] = field(default_factory=list)
 
     @property
@@ -195,6 +215,9 @@ class Model:
         period: The period that was decided by last.
         periods: What is used, by the period's start.
         runs: By run id.
+        is_held, is_suspended: What stops all its runs.
+        grants: In the order in which they were given.
+        modes: Whether it is in shadow mode, by its own setting (None: none) and by policy.
     """
 
     now: datetime
@@ -206,6 +229,18 @@ class Model:
     period: Period | None = None
     periods: defaultdict[datetime, Usage] = field(default_factory=lambda: defaultdict(Usage))
     runs: dict[str, Run] = field(default_factory=dict)
+    is_held: bool = False
+    is_suspended: bool = False
+    modes: dict[str, str | None] = field(default_factory=lambda: {"own": None, "policy": "enforce"})
+    grants: list[Grant] = field(default_factory=list)
+    decided_limit: int | None = None
+    would_pause: set[tuple[datetime, str]] = field(default_factory=set)
+
+    @property
+    def bound(self) -> int | None:
+        """The limit that is enforced."""
+        is_shadow = (self.modes["own"] or self.modes["policy"]) == "shadow"
+        return None if is_shadow else self.limit
 
     @property
     def usage(self) -> Usage:
@@ -215,22 +250,64 @@ class Model:
 
     @property
     def limit(self) -> int | None:
-        """The limit of the present period."""
+        """The limit of the present period, with grants."""
+        return None if self.own_limit is None else self.own_limit + self.granted
+
+    @property
+    def own_limit(self) -> int | None:
+        """The limit of the present period, without grants."""
         assert self.period is not None
         if self.period[2] is None or self.price_limit == "absent":
             return self.tiers[self.plan]
         return self.price_limit
 
+    @property
+    def granted(self) -> int:
+        """What grants add: what is left of them, and what was charged to them in this period."""
+        return self.usage.spent + sum(g.units - g.spent for g in self.grants if not g.is_closed)
+
+    def settle(self, is_over: bool, revoked: Grant | None = None) -> None:
+        """Charge what was used past the limit to the grants, if it or one of them has ended.
+
+        The limit is the one that was decided by, not that of edits since.
+        """
+        opened = [g for g in self.grants if not g.is_closed]
+        if not any(is_over or g is revoked or g.has_ended(self.now) for g in opened):
+            return
+        assert self.period is not None
+        limit = self.decided_limit
+        left = 0 if limit is None else max(self.usage.used - limit - self.usage.spent, 0)
+        end = self.period[1]
+        for grant in sorted(opened, key=lambda g: (g.expires_at or end, g.granted_at)):
+            charge = min(grant.units - grant.spent, left)
+            left -= charge
+            grant.spent += charge
+            self.usage.spent += charge
+            grant.is_closed = (
+                grant is revoked
+                or grant.has_ended(self.now)
+                or (is_over and (grant.expires_at is None or grant.spent == grant.units))
+            )
+
     def look(self) -> None:
         """See which period it is; usage goes along where a period is replaced while it runs."""
         new, old = self._find_period(), self.period
+        is_carried = False
         if old and new[0] != old[0] and new[0] < old[1] and old[0] < new[1]:
             is_same = new[2] is not None and new[2] == old[2]
-            if self.carries["moved" if is_same else "other"]:
-                # What was counted here before had been carried there.
-                usage = self.periods[new[0]]
-                usage.carried = max(self.periods[old[0]].used - usage.counted, 0)
+            is_carried = self.carries["moved" if is_same else "other"]
+        if old:
+            self.settle(is_over=new[0] != old[0] and not is_carried)
+        if old and is_carried:
+            # What was counted here before had been carried there.
+            usage = self.periods[new[0]]
+            usage.carried = max(self.periods[old[0]].used - usage.counted, 0)
+            usage.spent = self.periods[old[0]].spent
+            for grant in self.grants:
+                if grant.expires_at is None and grant.period_start == old[0]:
+                    grant.period_start = new[0]
         self.period = new
+        self.decided_limit = self.own_limit
 
     def _find_period(self) -> Period:
         period = self.subscription and self.subscription.period_at(self.now)
@@ -242,7 +319,7 @@ class Model:
     def reserve(self, units: int, partly: bool = False, is_ledgered: bool = False) -> int:
         """How many units are granted."""
         self.look()
-        granted = self.usage.take(units, self.limit, partly)
+        granted = self.usage.take(units, self.bound, partly)
         self.usage.unledgered += 0 if is_ledgered else granted
         return granted
 
@@ -250,7 +327,12 @@ class Model:
         """The outcome for each attempt, in turn; the first that is refused pauses the run."""
         self.look()
         new = {attempt for attempt in attempts if attempt not in run.attempts}
-        units = self.reserve(len(new), partly=True, is_ledgered=True)
+        is_held = bool(self.holds(run))
+        refusal = "held" if is_held else "quota_paused"
+        units = 0 if is_held else self.reserve(len(new), partly=True, is_ledgered=True)
+        if units and self.limit is not None and self.usage.used > self.limit and self.period:
+            run_id = next(run_id for run_id, known in self.runs.items() if known is run)
+            self.would_pause.add((self.period[0], run_id))
         outcomes: list[str] = []
         for attempt in attempts:
             if attempt in run.attempts:
@@ -263,19 +345,31 @@ class Model:
                 run.start(attempt, is_container)
                 outcomes.append("started")
             else:
-                if "quota_paused" not in outcomes:
+                if refusal not in outcomes:
                     run.pause(attempt[0], self.now)
-                outcomes.append("quota_paused")
+                outcomes.append(refusal)
         return outcomes
 
+    def holds(self, run: Run | None = None) -> list[str]:
+        """What stops the run, or all runs of the tenant, beside quota."""
+        is_held = self.is_held or (run is not None and run.is_held)
+        return ["tenant_suspended"] * self.is_suspended + ["operator_hold"] * is_held
+
+    def reasons(self, run: Run) -> list[str]:
+        """Why a paused run is paused."""
+        is_exhausted = self.bound is not None and self.usage.used >= self.bound
+        return self.holds(run) + ["quota"] * is_exhausted or ["quota"]
+
     def queue(self) -> list[Run]:
-        """Runs with an open quota wait, in their order."""
-        waiting = [(run.wait.queued_at, run) for run in self.runs.values() if run.wait]
+        """Runs with an open quota wait that are not held, in their order."""
+        waiting = [
+            (run.wait.queued_at, run) for run in self.runs.values() if run.wait and not run.is_held
+        ]
         return [run for _, run in sorted(waiting, key=lambda place: place[0])]
 
     def count_resumable(self) -> int | None:
         """Units that are left and promised to nobody; None is any number."""
-        if self.limit is None:
+        if self.bound is None:
             return None
         promised = sum(
             len(r.unentered)
@@ -285,10 +379,12 @@ class Model:
             and r.created_at > self.now - PROMISED_FOR
             and len(r.deliveries) < STUCK_AFTER
         )
-        return max(self.limit - self.usage.used - promised, 0)
+        return max(self.bound - self.usage.used - promised, 0)
 
     def resume_all(self) -> None:
         """Resume what can go on, the oldest place first."""
+        if self.holds():
+            return
         units = self.count_resumable()
         for run in self.queue():
             if units != 0:
@@ -297,7 +393,9 @@ class Model:
     def resume(self, run: Run) -> str:
         """Resume one run by hand, not in its turn; answer the reason."""
         self.look()
-        if self.limit is not None and self.usage.used >= self.limit:
+        if self.holds(run):
+            return "held"
+        if self.bound is not None and self.usage.used >= self.bound:
             return "quota_exhausted"
         units = self.count_resumable()
         if units == 0:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from psycopg.pq import TransactionStatus
 
 from harness.databases import Database
-from histories.model import Model
+from histories.model import Grant, Model
 from histories.steps import Step, next_steps, step
 
 Row = dict[str, Any]
@@ -54,7 +54,8 @@ select jsonb_build_object(
              group by l.period_start) u
      where u.used > 0),
   'runs', (
-    select jsonb_object_agg(r.run_id, jsonb_build_array(r.status, r.node_path))
+    select jsonb_object_agg(r.run_id,
+                            jsonb_build_array(r.status, r.node_path, r.held_at is not null))
       from stepquota.workflow_runs r),
   'attempts', (
     select jsonb_agg(jsonb_build_array(s.run_id, s.node_path, s.attempt, s.status)
@@ -67,6 +68,14 @@ select jsonb_build_object(
     select jsonb_agg(jsonb_build_array(r.run_id, to_jsonb(r.unentered_paths), r.status,
                                        cardinality(r.deliveries)) order by r.created_at, r.run_id)
       from stepquota.workflow_run_resumptions r),
+  'grants', (
+    select jsonb_agg(jsonb_build_array(g.units, g.spent_units, g.closed_at is not null)
+                     order by g.granted_at)
+      from stepquota.workflow_step_grants g),
+  'would_pause', (
+    select jsonb_agg(jsonb_build_array(extract(epoch from p.period_start), p.run_id)
+                     order by p.period_start, p.run_id)
+      from stepquota.workflow_run_shadow_pauses p),
   'violations', (select jsonb_agg(to_jsonb(v)) from stepquota.verify_all() v))
 """
 
@@ -104,6 +113,7 @@ def clear(connection: psycopg.Connection[Any]) -> None:
         connection.execute(f"truncate {', '.join(name for (name,) in filled)}".encode())
     for (name,) in filled:
         connection.execute(f"delete from {name}".encode())
+    connection.execute("update stepquota.policy set enforcement = 'enforce'")
     connection.execute("update stepquota.scan_state set inputs_compared_at = null")
     connection.execute("delete from stepquota.tiers where tier in ('one', 'two')")
 
@@ -204,7 +214,7 @@ class Quotas(RuleBasedStateMachine):
             if usage.used
         }
         assert (state["runs"] or {}) == {
-            run_id: [run.status, run.node_path] for run_id, run in model.runs.items()
+            run_id: [run.status, run.node_path, run.is_held] for run_id, run in model.runs.items()
         }
         assert (state["attempts"] or []) == sorted(
             [run_id, *attempt, status]
@@ -218,6 +228,12 @@ class Quotas(RuleBasedStateMachine):
         assert (state["resumptions"] or []) == [
             [run_id, r.unentered, r.status, len(r.deliveries)]
             for run_id, r in sorted(resumptions, key=lambda of: (of[1].created_at, of[0]))
+        ]
+        assert (state["grants"] or []) == [
+            [grant.units, grant.spent, grant.is_closed] for grant in model.grants
+        ]
+        assert (state["would_pause"] or []) == [
+            [start.timestamp(), run_id] for start, run_id in sorted(model.would_pause)
         ]
         for run in model.runs.values():
             assert (run.status == "WAITING") <= (run.wait is not None and not run.goes_on)
@@ -256,7 +272,7 @@ class Quotas(RuleBasedStateMachine):
     def resolve(self) -> None:
         self.model.look()
         (answer,) = self.call("resolve_workflow_step_quota", TENANT)
-        used, limit = self.model.usage.used, self.model.limit
+        used, limit = self.model.usage.used, self.model.bound
         assert answer["allowed"] == (limit is None or used < limit)
         assert answer["used_count"] == used
         self.check_quota(answer)
@@ -322,6 +338,79 @@ class Quotas(RuleBasedStateMachine):
     def lift_limits(self) -> None:
         """No limit from anywhere."""
         self.set_tier_limit(self.model.plan, None)
+
+    @step(
+        units=st.sampled_from([1, 2, 5]),
+        days=st.sampled_from([None, None, 1, 3, 20, 50]),
+    )
+    def grant(self, units: int, days: int | None) -> None:
+        """A courtesy, or a pack for some days; asked for twice, it is given once."""
+        model = self.model
+        model.look()
+        assert model.period is not None
+        expires_at = None if days is None else model.now + timedelta(days=days)
+        model.grants.append(Grant(model.now, units, model.period[0], expires_at))
+        self.look_and_resume()
+        arguments = (TENANT, units, "because", expires_at, f"key {model.now.isoformat()}")
+        (first,) = self.call("grant_workflow_steps", *arguments)
+        model.look()
+        (second,) = self.call("grant_workflow_steps", *arguments)
+        assert (first["units"], first["grant_id"]) == (units, second["grant_id"])
+
+    @step(which=st.integers(0, 3))
+    def revoke(self, which: int) -> None:
+        """One of the latest grants, or one that has ended."""
+        self.model.look()
+        if which >= len(self.model.grants):
+            return
+        grant = self.model.grants[-1 - which]
+        grant_id = self.value(
+            "select grant_id from stepquota.workflow_step_grants order by granted_at desc"
+            " limit 1 offset %s",
+            which,
+        )
+        if not grant.is_closed:
+            self.model.settle(False, grant)
+            self.look_and_resume()
+        (answer,) = self.call("revoke_workflow_step_grant", TENANT, grant_id, "because")
+        assert (answer["spent_units"], answer["closed_at"] is None) == (grant.spent, False)
+
+    @step(which=st.sampled_from(["own", "policy"]), mode=st.sampled_from(["enforce", "shadow"]))
+    def set_mode(self, which: str, mode: str) -> None:
+        self.change_mode(which, mode)
+
+    @step(often=2)
+    def enforce(self) -> None:
+        """Enforced again, whatever is used by then."""
+        self.change_mode("own", None)
+        self.change_mode("policy", "enforce")
+
+    def change_mode(self, which: str, mode: str | None) -> None:
+        changed = self.model.modes[which] != mode
+        self.model.modes[which] = mode
+        if which == "own":
+            self.look_and_resume()
+            (answer,) = self.call("set_tenant_enforcement", TENANT, mode)
+            self.check_quota(answer)
+        else:
+            if changed and self.is_paused:
+                self.look_and_resume()
+            (answer,) = self.call("set_policy", "enforcement", mode)
+            assert answer["changed"] == changed
+
+    @step(which=st.sampled_from(["is_held", "is_suspended"]))
+    def stop_tenant(self, which: str) -> None:
+        """An operator holds the tenant, or suspends it; sometimes again."""
+        setattr(self.model, which, True)
+        self.call("hold_tenant" if which == "is_held" else "suspend_tenant", TENANT, "because")
+
+    @step(often=2, which=st.sampled_from(["is_held", "is_suspended"]))
+    def let_tenant_go(self, which: str) -> None:
+        """The end of one of them, if it was."""
+        if getattr(self.model, which):
+            setattr(self.model, which, False)
+            self.look_and_resume()
+        self.call("release_tenant" if which == "is_held" else "reinstate_tenant", TENANT, "enough")
 
     def look_and_resume(self) -> None:
         self.model.look()

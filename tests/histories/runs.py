@@ -80,7 +80,7 @@ class Runs(Quotas):
         (outcome,) = self.model.start(run, [attempt], is_container=step_type == "forEach")
         (answer,) = self.call(*call)
         assert answer["outcome"] == outcome
-        if outcome in ("started", "quota_paused"):
+        if outcome in ("started", "quota_paused", "held"):
             assert answer["allowed"] == (outcome == "started")
             self.check_quota(answer)
 
@@ -182,6 +182,40 @@ class Runs(Quotas):
         assert (answer["reason"], answer["resumed"]) == (reason, reason == "resumed")
         assert answer["used_count"] == self.model.usage.used
 
+    @step(run_id=runs)
+    def hold_run(self, run_id: str) -> None:
+        self.set_hold("hold_workflow_run", run_id, True)
+
+    @step(often=2, run_id=runs)
+    def release_run(self, run_id: str) -> None:
+        self.set_hold("release_workflow_run", run_id, False)
+
+    def set_hold(self, function: str, run_id: str, is_held: bool) -> None:
+        run = self.model.runs.get(run_id)
+        error = None if run else "WQ002"
+        if run and run.has_ended:
+            error = "WQ006"
+        if self.refused(error, function, TENANT, run_id, "because"):
+            return
+        assert run is not None
+        was_held, run.is_held = run.is_held, is_held
+        if was_held and not is_held and run.wait:
+            self.model.look()
+            self.model.resume_all()
+        (answer,) = self.call(function, TENANT, run_id, "because")
+        assert (answer["held_at"] is not None) == is_held
+        assert answer["status"] == run.status
+
+    @step(run_id=runs)
+    def ask_why(self, run_id: str) -> None:
+        """The reasons that are left of a pause."""
+        run = self.model.runs.get(run_id)
+        if run:
+            if run.wait:
+                self.model.look()
+            rows = self.call("workflow_run_quota_pause", TENANT, run_id)
+            assert [row["reasons"] for row in rows] == [self.model.reasons(run)] * bool(run.wait)
+
     @step(often=2, when=lambda self: not self.is_in_transaction)
     def scan(self) -> None:
         """After the policy's staleness, a scan resumes whatever can go on."""
@@ -197,6 +231,11 @@ class Runs(Quotas):
         """Whatever has happened: while there is enough quota, a scan leaves nobody waiting."""
         limit = self.model.tiers[self.model.plan]
         self.lift_limits()
+        for which in ("is_held", "is_suspended"):
+            self.let_tenant_go(which)
+        for run_id, run in self.model.runs.items():
+            if run.is_held and not run.has_ended:
+                self.release_run(run_id)
         self.scan()
         assert self.value(WAITING) == 0
         self.set_tier_limit(self.model.plan, limit)

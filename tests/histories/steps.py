@@ -28,8 +28,12 @@ def step(
     """
 
     def mark(function: Function) -> Function:
-        drawn = st.tuples(st.just(function.__name__), st.fixed_dictionaries(arguments))
-        function.step = ([drawn] * often, when)  # type: ignore[attr-defined]
+        # Each a strategy of its own: of one and the same, one_of takes it once.
+        drawn = [
+            st.tuples(st.just(function.__name__), st.fixed_dictionaries(arguments))
+            for _ in range(often)
+        ]
+        function.step = (drawn, when)  # type: ignore[attr-defined]
         return function
 
     return mark

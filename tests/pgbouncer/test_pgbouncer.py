@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -139,3 +140,24 @@ def test_home_lanes_are_spread_over_the_server_connections(
     assert len(pids) == SERVER_CONNECTIONS
     used = "select count(*) from stepquota.workflow_step_usage_lanes where used_count > 0"
     assert value(watcher, used) == len({pid % lane_count for pid in pids})
+
+
+def test_a_worker_polls_and_leaves_no_channel_behind(
+    database: Database, connect: Connect, pooled_url: str
+) -> None:
+    operator = connect(autocommit=True)
+    give_limit(operator, "acme", 1)
+    call(operator, "reserve_workflow_step", "acme")
+    call(operator, "register_workflow_run", "acme", "r")
+    assert call(operator, "start_workflow_step", "acme", "r", "root")["outcome"] == "quota_paused"
+    give_limit(operator, "acme", 2)
+    with stepquota.resumptions(pooled_url, "worker", poll_seconds=0.2) as loop:
+        assert next(loop).run_id == "r"
+        assert not loop.is_listening
+    with stepquota.resumptions(database.url, "worker", poll_seconds=0.2) as direct:
+        threading.Timer(0.5, direct.stop).start()
+        assert list(direct) == []
+    with ExitStack() as stack:
+        for _ in range(SERVER_CONNECTIONS):
+            client = stack.enter_context(psycopg.connect(pooled_url))
+            assert value(client, "select count(*) from pg_listening_channels()") == 0

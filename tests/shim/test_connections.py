@@ -130,6 +130,9 @@ def test_answers_do_not_depend_on_the_connection(altered: psycopg.Connection) ->
         error=None,
         registered_at=run.registered_at,
         ended_at=None,
+        held_at=None,
+        held_by=None,
+        held_because=None,
     )
     now = datetime.datetime.now(UTC)
     assert abs(now - run.registered_at) < datetime.timedelta(hours=1)

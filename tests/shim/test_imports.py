@@ -27,12 +27,15 @@ def test_import_loads_nothing_but_psycopg() -> None:
         for module in (
             "aio",
             "aio_reserver",
+            "aio_resumption_loop",
             "arguments",
             "batching",
             "calls",
+            "delivery",
             "errors",
             "execution",
             "reserver",
             "results",
+            "resumption_loop",
         )
     ]

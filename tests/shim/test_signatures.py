@@ -29,8 +29,9 @@ NAMES = sorted(
 def test_both_flavours_have_the_same_functions() -> None:
     for module in (stepquota, stepquota.aio):
         functions = {n for n in module.__all__ if inspect.isfunction(getattr(module, n))}
-        assert sorted(functions) == NAMES
-    assert set(stepquota.aio.__all__) - set(NAMES) == {"Reserver"}
+        # The loop is no call: it makes many.
+        assert sorted(functions - {"resumptions"}) == NAMES
+    assert set(stepquota.aio.__all__) - set(NAMES) == {"Reserver", "Resumptions", "resumptions"}
 
 
 def test_everything_exported_exists() -> None:

@@ -1,8 +1,9 @@
 """The demo: workflows of five tenants run, use up their quota, pause where they stand, and go on.
 
-Everything in it is real: a PostgreSQL server of its own, worker processes that run a workflow
-program through the functions of ``stepquota``, and a process that calls ``stepquota.tick()``. Every
-figure it prints was read from the database.
+Everything in it is real but Stripe, which lives in memory (``stripe_fake``): a PostgreSQL server
+of its own, worker processes that run a workflow program through the functions of ``stepquota``, a
+process that calls ``stepquota.tick()``, and ``stepquota stripe run``. Every figure it prints was
+read from the database.
 """
 
 from __future__ import annotations

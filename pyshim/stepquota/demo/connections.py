@@ -11,7 +11,12 @@ Role = Literal["runtime", "operator", "sync", "observer"]
 
 
 def connect(database_url: str, name: str, role: Role | None = None) -> psycopg.Connection[Any]:
-    """A connection in autocommit mode.
+    """A connection in autocommit mode; see ``describe``."""
+    return psycopg.connect(describe(database_url, name, role), autocommit=True)
+
+
+def describe(database_url: str, name: str, role: Role | None = None) -> str:
+    """What libpq needs to make a connection.
 
     Args:
         database_url: The database; its user must be allowed to take the role.
@@ -21,8 +26,7 @@ def connect(database_url: str, name: str, role: Role | None = None) -> psycopg.C
     options = str(conninfo_to_dict(database_url).get("options") or "")
     if role:
         options = f"{options} -c role=stepquota_{role}".strip()
-    conninfo = make_conninfo(database_url, options=options, application_name=application_name(name))
-    return psycopg.connect(conninfo, autocommit=True)
+    return make_conninfo(database_url, options=options, application_name=application_name(name))
 
 
 def application_name(name: str) -> str:

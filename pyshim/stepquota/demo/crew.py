@@ -16,7 +16,7 @@ _END_SECONDS = 3.0
 
 
 class Crew:
-    """Worker processes and a ticker, which run until the ``with`` block ends.
+    """Worker processes, a ticker and the Stripe sync, which run until the ``with`` block ends.
 
     They end by themselves when this process is gone, however it went (see ``lifeline``).
 
@@ -39,12 +39,13 @@ class Crew:
     ) -> None:
         self.end()
 
-    def start(self, name: str, module: str) -> int:
+    def start(self, name: str, module: str, **task: str) -> int:
         """Start a process.
 
         Args:
             name: What it is called.
             module: The module of this package that it runs.
+            task: What it is told, besides its name and where it works.
 
         Returns:
             Its process id.
@@ -60,7 +61,7 @@ class Crew:
         )
         self._processes[name] = process
         assert process.stdin is not None
-        task = {"name": name, "database_url": self._database_url}
+        task |= {"name": name, "database_url": self._database_url}
         with suppress(BrokenPipeError):  # check() will say that it died
             process.stdin.write(json.dumps(task).encode() + b"\n")
             process.stdin.flush()

@@ -20,6 +20,7 @@ from .catalogue import TENANTS
 from .crew import Crew
 from .display import Display
 from .figures import PeriodTotals, TenantFigures, read_tenants, read_totals
+from .shop import Shop
 from .stage import Stage
 from .workflow import STEPS_A_RUN
 
@@ -69,7 +70,11 @@ def perform(database_url: str, display: Display) -> int:
     Raises:
         Problem: The demo could not go on.
     """
-    with Crew(database_url) as crew, Stage(database_url, crew, display) as stage:
+    with (
+        Shop() as shop,
+        Crew(database_url) as crew,
+        Stage(database_url, crew, shop, display) as stage,
+    ):
         try:
             story.set_up(stage)
             story.begin(stage)

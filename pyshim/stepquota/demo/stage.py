@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, LiteralString, Self
 
 from psycopg.sql import SQL, Identifier
 
-from .. import resolve_workflow_run_wait
+from .. import resolve_workflow_run_wait, stripe_sync_health
 from ..problems import Problem
 from .catalogue import TENANTS
 from .connections import application_name, connect
@@ -18,6 +18,7 @@ from .crew import Crew
 from .display import Display
 from .figures import Connection, QuotaEvent, TenantFigures, read_events, read_tenants
 from .jobs import Job
+from .shop import Shop
 
 _LOOK_EVERY_SECONDS = 0.05
 # Far longer than any wait of the story on a busy machine.
@@ -38,16 +39,18 @@ class Stage:
         operator: One with the rights of stepquota_operator.
         observer: One with the rights of stepquota_observer.
         crew: The processes.
+        shop: The Stripe account.
         display: What a person sees.
         waits_are_answered: Whether open human and event waits are resolved as they come.
         lost: The run whose worker was killed.
     """
 
-    def __init__(self, database_url: str, crew: Crew, display: Display):
+    def __init__(self, database_url: str, crew: Crew, shop: Shop, display: Display):
         self.owner = connect(database_url, "owner")
         self.operator = connect(database_url, "operator", "operator")
         self.observer = connect(database_url, "observer", "observer")
         self.crew = crew
+        self.shop = shop
         self.display = display
         self.waits_are_answered = False
         self.lost: Job | None = None
@@ -84,9 +87,7 @@ class Stage:
         Raises:
             Problem: A process has died, a run has failed, or it takes too long.
         """
-        end = time.monotonic() + LONGEST_WAIT_SECONDS
-        while True:
-            self.crew.check()
+        for _ in self._looks(what):
             if self.waits_are_answered:
                 self.answer_waits()
             figures = self.figures()
@@ -95,6 +96,24 @@ class Stage:
             for tenant in figures.values():
                 if tenant.failed:
                     raise Problem(f"{tenant.failed} runs of {tenant.tenant} have failed")
+        raise AssertionError("unreachable")
+
+    def until_so(self, what: str, is_so: Callable[[], bool]) -> None:
+        """Wait for something that the figures do not say.
+
+        Raises:
+            Problem: A process has died, or it takes too long.
+        """
+        for _ in self._looks(what):
+            if is_so():
+                break
+
+    def _looks(self, what: str) -> Iterator[None]:
+        """Again and again, as long as all processes live and it does not take too long."""
+        end = time.monotonic() + LONGEST_WAIT_SECONDS
+        while True:
+            self.crew.check()
+            yield
             if time.monotonic() > end:
                 raise Problem(
                     f"the demo waited {LONGEST_WAIT_SECONDS:.0f} s in vain for {what}",
@@ -135,6 +154,10 @@ class Stage:
             _NAMES,
         )
         return count
+
+    def is_mirror_filled(self) -> bool:
+        """Whether the sync has read everything from Stripe once."""
+        return stripe_sync_health(self.observer).last_full_sync_at is not None
 
     def count_resumed(self, tenant: str, by: str) -> int:
         """How many runs were resumed by something: stripe, plan, scan, operator."""

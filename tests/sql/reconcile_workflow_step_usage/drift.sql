@@ -4,7 +4,7 @@ select plan(9);
 select set_clock('2026-04-15Z');
 select use_units('acme', 3);
 select results_eq($$select * from stepquota.reconcile_workflow_step_usage('acme', '2026-04-01Z')$$,
-  $$values ('acme'::text, '2026-04-01Z'::timestamptz, '2026-05-01Z'::timestamptz, 3::bigint, 3::bigint, 0::bigint, 0::bigint)$$, 'no drift');
+  $$values ('acme'::text, '2026-04-01Z'::timestamptz, '2026-05-01Z'::timestamptz, 3::bigint, 3::bigint, 0::bigint, 0::bigint, 0::bigint, null::text[], null::bigint)$$, 'no drift');
 update stepquota.workflow_step_usage_lanes set used_count = 5 where tenant = 'acme';
 select is((select array[counter_used_count, ledger_step_count, drift] from stepquota.reconcile_workflow_step_usage('acme', '2026-04-01Z')), array[5, 3, 2]::bigint[], 'counter 5 and ledger 3: drift 2');
 select is((select count(*) from stepquota.verify_all() where invariant = 'I3 conserved' and tenant = 'acme'), 1::bigint, 'verify_all says so');

@@ -11,7 +11,7 @@ call stepquota.resume_scan();
 select is(run_state('a', 'r') || ', ' || run_state('b', 'r'), 'WAITING at root.steps[0], RUNNING at root.steps[0]', 'only b''s run resumes');
 select is((select array_agg(tenant || ' ' || run_id || ' ' || message || ' ' || (details ->> 'by')) from stepquota.workflow_run_logs), array['b r resumed scan'], 'one log row');
 select is((select array_agg(tenant) from stepquota.workflow_run_resumptions), array['b'], 'one resumption');
-select is((select array[tenants_seen, runs_resumed] from stepquota.resume_scans), array[1, 1], 'the scan''s row counts it');
+select is((select array[tenants_seen, runs_resumed] from stepquota.resume_scans), array[2, 1], 'the scan''s row counts it: who is newly paused is looked at once');
 select isnt((select finished_at from stepquota.resume_scans), null, 'and says when it was done');
 call stepquota.resume_scan();
 call stepquota.resume_scan(1);

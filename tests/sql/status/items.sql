@@ -1,9 +1,9 @@
 -- Wiring and health, an item a row; what is not well says what to do.
 -- transaction: none
-select plan(11);
+select plan(14);
 select set_clock('2026-04-15T12:00:00Z');
 create function state_of(p_item text) returns text language sql as $$ select s.state from stepquota.status() s where s.item = p_item $$;
-select set_eq('select item from stepquota.status()', array['version', 'clock', 'roles', 'default tier', 'scheduler', 'last scan errors', 'ledger partitions', 'paused tenants', 'resumptions', 'open batches'], 'its items');
+select set_eq('select item from stepquota.status()', array['version', 'clock', 'roles', 'default tier', 'scheduler', 'last scan errors', 'ledger partitions', 'paused tenants', 'resumptions', 'stuck resumptions', 'open batches', 'event consumers', 'stripe sync', 'reconciliation', 'retention'], 'its items');
 select is(state_of('clock'), 'warn', 'a test clock is warned of');
 select is(state_of('scheduler'), 'warn', 'so is that nothing is scheduled');
 select is_empty($$select * from stepquota.status() where state in ('warn', 'error') and coalesce(hint, '') = ''$$, 'what is not well has a hint');
@@ -20,6 +20,11 @@ select (stepquota.open_workflow_step_batch('globex', '00000000-0000-0000-0000-00
 select is(state_of('open batches'), 'ok', 'a batch may be open');
 select set_clock('2026-04-15T12:17:00Z');
 select is(state_of('open batches'), 'warn', 'but not for longer than policy says');
+select event_id from stepquota.claim_quota_events('mailer', 2, p_start_at => '-infinity');
+select is((select detail from stepquota.status() where item = 'event consumers'), 'mailer (claimed 2026-04-15 12:17:00 UTC, 12 behind, 2 not acknowledged)', 'a consumer of events');
+select is(state_of('event consumers'), 'ok', 'claims');
+select set_clock('2026-04-15T13:17:01Z');
+select is(state_of('event consumers'), 'warn', 'and has vanished');
 update stepquota.policy set allow_test_clock = false;
 select is(state_of('clock'), 'ok', 'the database''s clock');
 select * from finish();

@@ -1,0 +1,15 @@
+alter table if exists stepquota.policy drop column if exists alert_percents;
+drop table if exists stepquota.workflow_step_alert_checks;
+alter table if exists stepquota.workflow_step_usage_periods drop column if exists alert_generation;
+alter table if exists stepquota.workflow_step_usage_periods drop column if exists alerted_percent;
+drop index if exists stepquota.workflow_step_quotas_many_lanes;
+alter table if exists stepquota.workflow_step_quotas drop column if exists alert_at_count;
+drop table if exists stepquota.quota_event_claims;
+drop table if exists stepquota.quota_event_consumers;
+drop table if exists stepquota.quota_event_order;
+drop index if exists stepquota.quota_events_position;
+drop index if exists stepquota.quota_events_without_position;
+drop index if exists stepquota.quota_events_once;
+alter table if exists stepquota.quota_events drop column if exists position;
+alter table if exists stepquota.quota_events drop column if exists once_key;
+drop table if exists stepquota.quota_event_types;

@@ -1,0 +1,2 @@
+drop table if exists stepquota.workflow_step_usage_sampling;
+drop table if exists stepquota.workflow_step_usage_samples;

@@ -1,0 +1,10 @@
+drop type if exists stepquota._compared_usage;
+alter table if exists stepquota.policy drop column if exists maintenance_seconds;
+alter table if exists stepquota.policy drop column if exists reconcile_every;
+alter table if exists stepquota.scan_state drop column if exists tenants_listed_at;
+alter table if exists stepquota.workflow_step_usage_periods drop column if exists imported_count;
+alter table if exists stepquota.workflow_step_usage_periods drop column if exists purged_step_count;
+drop table if exists stepquota.registered_ledgers;
+drop table if exists stepquota.workflow_step_usage_adjustments;
+drop table if exists stepquota.reconciliation_findings;
+drop table if exists stepquota.reconciled_tenants;

@@ -1,0 +1,11 @@
+drop index if exists stepquota.quota_events_created_at_idx;
+drop index if exists stepquota.workflow_run_logs_logged_at_idx;
+drop index if exists stepquota.workflow_run_waits_run_idx;
+drop index if exists stepquota.workflow_runs_month_ended_at_idx;
+drop table if exists stepquota.purge_state;
+alter table if exists stepquota.policy drop column if exists cron_history_kept_for;
+alter table if exists stepquota.policy drop column if exists scans_kept_for;
+alter table if exists stepquota.policy drop column if exists unclaimed_events_kept_for;
+alter table if exists stepquota.policy drop column if exists events_kept_for;
+alter table if exists stepquota.policy drop column if exists logs_kept_for;
+alter table if exists stepquota.policy drop column if exists ended_runs_kept_for;

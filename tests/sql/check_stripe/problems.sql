@@ -1,0 +1,32 @@
+-- Everything that somebody should put right, with object and value.
+begin;
+select plan(15);
+create function pg_temp.found(p_problem text) returns text language sql as $$
+  select string_agg(concat_ws(' ', c.level, c.object_type, c.object_id, c.tenant) || ': ' || c.detail, '; ') from stepquota.check_stripe() c where c.problem = p_problem;
+$$;
+select is(pg_temp.found('not set up'), 'error feeder: the mirror belongs to no Stripe account yet', 'not set up');
+select ok(stepquota.bind_stripe_mirror('acct_1', false, 'v'), 'bound');
+select set_eq($$select problem from stepquota.check_stripe()$$, array['no full sync', 'no catch-up', 'no webhook'], 'no feeder has succeeded yet');
+select subscribe('invalid', '"1,000"', '"lots"'), subscribe('nobody', '"5"'), subscribe('twice', '"5"'), subscribe('twice', '"6"', p_name => 'other'), subscribe('yearly', '"7"', p_interval => 'year'), subscribe('fine', '"8"');
+select is(pg_temp.found('invalid limit'), 'error price price_main_invalid: workflow_step_limit is ''1,000''; error product prod_main_invalid: workflow_step_limit is ''lots''', 'invalid limits with object and value');
+select is(pg_temp.found('several subscriptions'), 'warn subscription sub_main_twice twice: 2 subscriptions of 1 customers qualify', 'a tenant with two');
+select is(pg_temp.found('interval not said'), 'warn price price_main_yearly: billed every 1 year, with a limit for the whole of it', 'a yearly price');
+select is(pg_temp.found('customer without tenant'), null, 'all have a tenant');
+select apply('{"id": "cus_nobody", "object": "customer", "metadata": {}}');
+select is(pg_temp.found('customer without tenant'), 'error customer cus_nobody: subscription sub_main_nobody (active) is nobody''s', 'a customer without');
+select apply('{"id": "price_main_fine", "object": "price", "deleted": true}');
+select is(pg_temp.found('price is missing'), 'error price price_main_fine: subscription sub_main_fine has it, and the mirror does not', 'an item without price');
+select apply('{"id": "prod_main_yearly", "object": "product", "deleted": true}');
+select is(pg_temp.found('product is missing'), 'warn price price_main_yearly: its product prod_main_yearly is not in the mirror', 'a price without product');
+select apply(subscription('sub_two', 'both', jsonb_build_array(item('i1', price('p1', product('q1'), '"1"')), item('i2', price('p2', product('q2'), '"2"')))));
+select is(pg_temp.found('several limits'), 'warn subscription sub_two both: 2 items carry a limit', 'two items with limits');
+select outcome from stepquota.record_stripe_events('[{"id": "e1", "type": "price.updated", "object_id": "p1"}]', 'webhook');
+select value from stepquota.set_policy('stripe_event_attempts', '1');
+select status from stepquota.fail_stripe_events(array['e1'], 'odd');
+select is(pg_temp.found('event is dead'), 'error price p1: event e1 (price.updated) failed 1 times: odd', 'a dead event');
+update stepquota.stripe_events set status = 'pending', received_at = clock_timestamp() - interval '6 minutes';
+select matches(pg_temp.found('events wait'), '^error feeder work: 1 events are to be worked off', 'events that nobody works off');
+select is((select count(*) from stepquota.check_stripe(1) where problem = 'invalid limit'), 1::bigint, 'as many of a kind as wanted');
+select is_empty($$select * from stepquota.check_stripe() where coalesce(hint, '') = '' or coalesce(detail, '') = ''$$, 'each says what to do');
+select * from finish();
+rollback;

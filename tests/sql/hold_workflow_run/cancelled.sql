@@ -1,0 +1,21 @@
+-- Cancelling a held run closes everything, and a run that is held when it is resumed keeps its place.
+begin;
+select plan(11);
+select set_clock('2026-04-15T12:00:00Z');
+select give_limit('acme', 1);
+select use_units('acme', 1);
+select pause_run('acme', 'first'), set_clock('2026-04-15T12:01:00Z'), pause_run('acme', 'second');
+select isnt((stepquota.hold_workflow_run('acme', 'first', 'x')).held_at, null, 'a paused run is held');
+select is((select reasons from stepquota.workflow_run_quota_pause('acme', 'first')), array['operator_hold', 'quota'], 'for two reasons now');
+select isnt((stepquota.hold_workflow_run('acme', 'second', 'x')).held_at, null, 'the second too');
+select isnt((stepquota.release_workflow_run('acme', 'second', 'x')).run_id, null, 'and is released');
+select is((select reasons from stepquota.workflow_run_quota_pause('acme', 'second')), array['quota'], 'it stays paused by quota');
+select isnt((stepquota.release_workflow_run('acme', 'first', 'x')).run_id, null, 'the first is released last');
+select give_limit('acme', 2);
+select is(run_state('acme', 'first') || ', ' || run_state('acme', 'second'), 'RUNNING at root.steps[0], WAITING at root.steps[0]', 'it goes first: it kept its place');
+select isnt((stepquota.hold_workflow_run('acme', 'second', 'x')).held_at, null, 'the other is held');
+select is((stepquota.cancel_workflow_run('acme', 'second')).status, 'CANCELED', 'and cancelled');
+select is((select count(*) from stepquota.workflow_run_waits where status = 'WAITING'), 0::bigint, 'nothing of it is open');
+select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
+select * from finish();
+rollback;

@@ -1,0 +1,23 @@
+-- Usage from before stepquota counted: carried, no drift, the same again changes nothing.
+begin;
+select plan(16);
+select set_clock('2026-04-15Z');
+select give_limit('acme', 10), use_units('acme', 2);
+select is((select array[e.used_count_before, e.used_count_after] from stepquota.import_workflow_step_usage('acme', '2026-04-01Z', 5, 'from the old counter') e), array[2, 7]::bigint[], 'five from elsewhere');
+select is((select array[q.used_count, q.remaining] from stepquota.resolve_workflow_step_quota('acme') q), array[7, 3]::bigint[], 'are used');
+select is((select array[drift, counter_used_count] from stepquota.reconcile_workflow_step_usage('acme', '2026-04-01Z')), array[0, 2]::bigint[], 'and no drift');
+select is((select adjustment_id from stepquota.import_workflow_step_usage('acme', '2026-04-01Z', 5, 'again')), null, 'the same again');
+select is((select q.used_count from stepquota.resolve_workflow_step_quota('acme') q), 7::bigint, 'changes nothing');
+select is_empty('select * from stepquota.verify_all()', 'the lanes own the rest');
+select is((select q.granted from stepquota.reserve_workflow_steps('acme', 9, true) q), 3::bigint, 'exactly three can be taken');
+select isnt(pause_run('acme', 'r'), null, 'then a run is paused');
+select is((select used_count_after from stepquota.import_workflow_step_usage('acme', '2026-04-01Z', 4, 'it was four')), 9::bigint, 'another number replaces the first');
+select is(run_state('acme', 'r'), 'RUNNING at root.steps[0]', 'and the run goes on');
+select is((select used_count_after from stepquota.import_workflow_step_usage('acme', '2026-04-01Z', 40, 'it was forty')), 45::bigint, 'more than the limit');
+select is((stepquota.reserve_workflow_step('acme')).allowed, false, 'leaves nothing');
+select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
+select is((select array_agg(used_count_after order by used_count_after) from stepquota.workflow_step_usage_adjustments where kind = 'import'), array[7, 9, 45]::bigint[], 'an entry each');
+select refuses($$select stepquota.import_workflow_step_usage('acme', '2026-03-01Z', 5, 'no such')$$, 'WQ018', 'a period that is none');
+select refuses($$select stepquota.import_workflow_step_usage('acme', '2026-04-01Z', -1, 'less')$$, 'WQ001', 'less than nothing');
+select * from finish();
+rollback;

@@ -1,0 +1,21 @@
+-- A price of more subscriptions than policy does at once: quotas right with the next look, paused runs due in bounded parts.
+begin;
+select plan(9);
+select set_clock('2026-04-15Z');
+select value from stepquota.set_policy('at_once_tenants', '2');
+select apply(subscription('sub_' || t, t, jsonb_build_array(item('si_' || t, price('shared', '"prod"', '"1"'))))) from unnest(array['a', 'b', 'c', 'd', 'e']) t;
+select use_units(t, 1) from unnest(array['a', 'b', 'c', 'd', 'e']) t;
+select count(pause_run(t, 'r')) from unnest(array['a', 'b', 'c', 'd', 'e']) t;
+create temp table epochs as select epoch from stepquota.policy;
+select apply(price('shared', '"prod"', '"3"'));
+select ok((select p.epoch > e.epoch from stepquota.policy p, epochs e), 'every stored quota is stale');
+select is((select array_agg(distinct split_part(quota_of(t), ', ', 2)) from unnest(array['a', 'b', 'c', 'd', 'e']) t), array['3 stripe_price_metadata'], 'and right with the next look');
+select is((select count(*) from stepquota.workflow_run_resumptions), 2::bigint, 'as many go on at once as policy says');
+select is(stepquota.spread_stripe_changes(2), 2, 'two subscriptions are looked at');
+select is(stepquota.spread_stripe_changes(2), 2, 'two more');
+select is(stepquota.spread_stripe_changes(2), 1, 'the last');
+select is(stepquota.spread_stripe_changes(2), 0, 'and nothing is left');
+select is((select array_agg(tenant order by tenant) from stepquota.paused_tenants where due_at <= '2026-04-15Z'), array['c', 'd', 'e'], 'the paused ones are due');
+select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
+select * from finish();
+rollback;

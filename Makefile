@@ -2,7 +2,7 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-faults lint bench clean
+.PHONY: help demo test test-faults lint bench bench-stripe clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
@@ -11,6 +11,7 @@ help:
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
+	@echo 'make bench-stripe  measure the Stripe sync; BENCH=... as above'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
 
@@ -37,6 +38,10 @@ lint:
 bench:
 	@sh scripts/make_venv demo
 	@.venv/bin/python -m bench $(BENCH)
+
+bench-stripe:
+	@sh scripts/make_venv test
+	@.venv/bin/python -m bench.stripe $(BENCH)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

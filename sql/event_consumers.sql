@@ -110,7 +110,7 @@ declare
   v_start_at timestamptz := coalesce(p_start_at, v_now);
   v_position bigint;
   v_left integer := p_max_events;
-  v_claimed bigint[] := '{}';
+  v_claimed bigint[] := array[]::bigint[];
   v_claim record;
 begin
   perform stepquota._check_name('p_consumer', p_consumer);

@@ -49,7 +49,7 @@ begin
   select p.* into v_policy from stepquota.policy p;
   select q.* into v_quota from stepquota.workflow_step_quotas q where q.tenant = p_tenant;
   v_used_count := stepquota._sum_usage(p_tenant, v_quota.period_start);
-  if v_used_count >= v_quota.effective_limit then
+  if v_quota.enforcement = 'enforce' and v_used_count >= v_quota.effective_limit then
     -- Who is not marked yet is marked by the next denial, which records the exhaustion first.
     update stepquota.workflow_step_quotas set exhausted_at_count = v_used_count
      where tenant = p_tenant and exhausted_at_count is not null;
@@ -131,18 +131,19 @@ begin
 
   v_is_current := v_quota.period_start is not distinct from p_period_start;
   -- Another period's lanes stay closed at what is used: a period that was left while it ran was closed so.
-  v_limit := case when v_is_current then stepquota._count_units_left(v_quota.effective_limit, v_quota.carried_count)
+  v_limit := case when v_is_current then stepquota._get_lane_limit(v_quota)
                   else used_count_after end;
-  select bool_or(u.used_count < 0 or u.unledgered_count not between 0 and u.used_count)
+  select count(*) = 0 and v_is_current
+         or coalesce(bool_or(u.used_count < 0 or u.unledgered_count not between 0 and u.used_count), false)
          or v_is_current and (
-           bool_or(u.used_count > u.allowance)
+           coalesce(bool_or(u.used_count > u.allowance), false)
            or case when v_limit is null then bool_or(u.allowance is not null)
                    else bool_or(u.allowance is null) or sum(u.allowance) <> greatest(v_limit, used_count_after) end)
     into v_is_misdealt
     from stepquota.workflow_step_usage_lanes u
    where u.tenant = p_tenant and u.period_start = p_period_start;
   changed := used_count_after <> used_count_before or unledgered_count_after <> unledgered_count_before
-    or v_usage.has_stray_lane or coalesce(v_is_misdealt, v_is_current);
+    or v_usage.has_stray_lane or v_is_misdealt;
   if not changed or p_dry_run then
     return next;
     return;
@@ -162,7 +163,10 @@ begin
     update stepquota.workflow_step_quotas q set lane_count = v_lane_count where q.tenant = p_tenant;
     runs_resumed := stepquota._settle_capacity(p_tenant, 'repair', v_now);
   end if;
-  select c.* into v_usage from stepquota._compare_usage(p_tenant, array[p_period_start], v_ledgers) c;
+  -- The ledger was counted under the locks, and need not be counted again.
+  v_usage.used_count := used_count_after;
+  v_usage.unledgered_count := unledgered_count_after;
+  v_usage.has_stray_lane := false;
   perform stepquota._record_findings(p_tenant, v_usage, v_now, v_now);
   return next;
 end;
@@ -228,8 +232,8 @@ begin
     jsonb_build_object('adjustment_id', v_entry.adjustment_id, 'period_start', p_period_start,
       'from', v_period.imported_count, 'to', p_used, 'reason', p_reason, 'by', session_user), v_now);
   if p_period_start = v_quota.period_start then
-    v_quota.lane_count := stepquota._fit_lanes(p_tenant, p_period_start,
-      stepquota._count_units_left(v_quota.effective_limit, v_period.carried_count));
+    v_quota.carried_count := v_period.carried_count;
+    v_quota.lane_count := stepquota._fit_lanes(p_tenant, p_period_start, stepquota._get_lane_limit(v_quota));
     update stepquota.workflow_step_quotas q
        set carried_count = v_period.carried_count, lane_count = v_quota.lane_count
      where q.tenant = p_tenant;

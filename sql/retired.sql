@@ -11,6 +11,7 @@ drop function if exists stepquota._host_list_quota_queue(text);
 drop function if exists stepquota._host_list_queued_tenants();
 drop function if exists stepquota._resume_quota_wait(
   stepquota.workflow_runs, stepquota.workflow_run_waits, bigint, text, jsonb, timestamptz);
+drop function if exists stepquota._claim_of_tenant(text, text, text, integer, interval, timestamptz);
 drop function if exists stepquota._add_resumption(
   stepquota.workflow_runs, stepquota.workflow_run_waits, text[], timestamptz);
 drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);

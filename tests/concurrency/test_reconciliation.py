@@ -144,6 +144,7 @@ def test_a_comparison_in_two_snapshots_gives_false_alarms(database: Database) ->
           duplicate_count bigint, misplaced_count bigint)
         language plpgsql volatile as $$
         begin
+          perform pg_sleep(0.1);
           return query
             select s.period_start, count(*), 0::bigint, 0::bigint
               from stepquota.workflow_run_steps s where s.tenant = p_tenant group by 1;

@@ -68,15 +68,17 @@ select jsonb_build_object(
     select jsonb_agg(jsonb_build_array(r.run_id, to_jsonb(r.unentered_paths), r.status,
                                        cardinality(r.deliveries)) order by r.created_at, r.run_id)
       from stepquota.workflow_run_resumptions r),
-  'grants', (
-    select jsonb_agg(jsonb_build_array(g.units, g.spent_units, g.closed_at is not null)
-                     order by g.granted_at)
-      from stepquota.workflow_step_grants g),
   'would_pause', (
     select jsonb_agg(jsonb_build_array(extract(epoch from p.period_start), p.run_id)
                      order by p.period_start, p.run_id)
       from stepquota.workflow_run_shadow_pauses p),
   'violations', (select jsonb_agg(to_jsonb(v)) from stepquota.verify_all() v))
+"""
+
+GRANTS = """
+select jsonb_agg(jsonb_build_array(g.units, g.spent_units, g.closed_at is not null)
+                 order by g.granted_at)
+  from stepquota.workflow_step_grants g
 """
 
 SPLIT = """
@@ -229,9 +231,6 @@ class Quotas(RuleBasedStateMachine):
             [run_id, r.unentered, r.status, len(r.deliveries)]
             for run_id, r in sorted(resumptions, key=lambda of: (of[1].created_at, of[0]))
         ]
-        assert (state["grants"] or []) == [
-            [grant.units, grant.spent, grant.is_closed] for grant in model.grants
-        ]
         assert (state["would_pause"] or []) == [
             [start.timestamp(), run_id] for start, run_id in sorted(model.would_pause)
         ]
@@ -276,6 +275,13 @@ class Quotas(RuleBasedStateMachine):
         assert answer["allowed"] == (limit is None or used < limit)
         assert answer["used_count"] == used
         self.check_quota(answer)
+        self.check_grants()
+
+    def check_grants(self) -> None:
+        """What is charged to each; only right after the quota was resolved, which does it."""
+        assert (self.value(GRANTS) or []) == [
+            [grant.units, grant.spent, grant.is_closed] for grant in self.model.grants
+        ]
 
     @initialize(
         limit=st.sampled_from([3, 8, 5000]),
@@ -334,6 +340,7 @@ class Quotas(RuleBasedStateMachine):
         self.look_and_resume()
         (answer,) = self.call("refresh_workflow_step_quota", TENANT)
         self.check_quota(answer)
+        self.check_grants()
 
     def lift_limits(self) -> None:
         """No limit from anywhere."""
@@ -360,9 +367,9 @@ class Quotas(RuleBasedStateMachine):
     @step(which=st.integers(0, 3))
     def revoke(self, which: int) -> None:
         """One of the latest grants, or one that has ended."""
-        self.model.look()
         if which >= len(self.model.grants):
             return
+        self.model.look()
         grant = self.model.grants[-1 - which]
         grant_id = self.value(
             "select grant_id from stepquota.workflow_step_grants order by granted_at desc"

@@ -29,7 +29,7 @@ from stepquota.stripe_sync.settings import ApiSettings
 from stepquota.stripe_sync.work import open_mirror, work_off, work_off_all
 
 from .fragile import Killed, connect_fragile
-from .mirrored import find_differences
+from .mirrored import find_differences, read_mirror
 
 TENANTS = ("acme", "globex", "initech")
 SECRET = "whsec_histories"
@@ -38,12 +38,14 @@ LISTS = "/v1/(products|prices|customers|subscriptions)"
 # The library itself tries three times.
 OFTEN_ENOUGH = 3
 
-# A lease that is over, and a wait that is over: as if time had passed.
-TIME_PASSES = (
-    "update stepquota.stripe_events set next_attempt_at = '-infinity' where status = 'pending'",
-    "update stepquota.stripe_sync_state set value = value - 'leased_until'"
-    " where name = 'full_sync_running'",
-)
+# A lease that is over, or a wait: as if time had passed.
+END_OF_EVENT_LEASES = """
+update stepquota.stripe_events set next_attempt_at = '-infinity' where status = 'pending'
+"""
+END_OF_SYNC_LEASE = """
+update stepquota.stripe_sync_state set value = value - 'leased_until'
+ where name = 'full_sync_running'
+"""
 STORED_QUOTAS = """
 select tenant, period_start, period_end, step_limit, period_source, limit_source,
        stripe_subscription_id
@@ -55,6 +57,7 @@ which = st.integers(0, 9)
 seeds = st.integers(0, 2**16)
 limits = st.sampled_from(["5", "50", "unlimited", "1,000", None])
 tenants = st.sampled_from([*TENANTS, None])
+kinds = st.sampled_from(["price", "price", "item", "item", "customer", "unused price"])
 often = st.sampled_from([0.0, 0.0, 0.3])
 # Statements until the process is killed; None: it is not.
 lives = st.one_of(st.none(), st.none(), st.integers(0, 12))
@@ -297,9 +300,7 @@ class Account(RuleBasedStateMachine):
     def forget_events(self) -> None:
         self.is_silent = True
         self.fake.forget_events()
-        on_clock = [s for s in self.fake.subscriptions if s.test_clock]
-        self.hidden |= {c.id for c in self.fake.customers if c.test_clock}
-        self.hidden |= {s.id for s in on_clock} | {i.id for s in on_clock for i in s.items}
+        self.hidden |= self.find_unlisted()
 
     @step(often=4, life=lives, troubles=troubles, most=st.sampled_from([1, 3, 20]))
     def work(self, life: int | None, troubles: list[Any], most: int) -> None:
@@ -326,8 +327,8 @@ class Account(RuleBasedStateMachine):
 
     @step(often=2)
     def time_passes(self) -> None:
-        for statement in TIME_PASSES:
-            self.bench.connection.execute(statement.encode())
+        self.bench.connection.execute(END_OF_EVENT_LEASES.encode())
+        self.bench.connection.execute(END_OF_SYNC_LEASE.encode())
 
     @step(when=lambda self: "work" not in self.delayed, most=st.sampled_from([1, 3, 20]))
     def begin_delayed_work(self, most: int) -> None:
@@ -350,10 +351,10 @@ class Account(RuleBasedStateMachine):
 
     @step(
         often=5,
-        kind=st.sampled_from(["price", "item", "customer", "unused price"]),
-        slow=st.sampled_from(["work", "sync"]),
-        fast=st.sampled_from(["work", "sync", "catch up"]),
-        is_undone=st.booleans(),
+        kind=kinds,
+        slow=st.sampled_from(["work", "work", "sync"]),
+        fast=st.sampled_from(["work", "sync", "sync", "catch up"]),
+        is_undone=st.sampled_from([True, True, False]),
         number=which,
     )
     def overtake(self, kind: str, slow: str, fast: str, is_undone: bool, number: int) -> None:
@@ -372,17 +373,70 @@ class Account(RuleBasedStateMachine):
         else:
             self.begin_delayed_sync({"price": 1, "unused price": 1, "customer": 2, "item": 3}[kind])
         last_change()
-        self.time_passes()
         if fast == "sync":
+            # The listing alone, not the answer to an event, is what the late answer must not pass.
+            if not ids & self.find_known() or ids & self.find_unlisted():
+                ids = set()
+            self.bench.connection.execute(END_OF_SYNC_LEASE.encode())
             self.sync(None, [], 99)
-        elif fast == "work":
-            self.courier.deliver()
         else:
-            catch_up(self.mirror, self.api)
-        work_off_all(self.mirror, self.api)
+            self.time_passes()
+            if fast == "work":
+                self.courier.deliver()
+            else:
+                catch_up(self.mirror, self.api)
+            work_off_all(self.mirror, self.api)
         self.end_delayed()
         # At once: a full sync later on would put it right.
         self.compare(ids)
+
+    @step(
+        often=5,
+        kind=kinds,
+        feeder=st.sampled_from(["work", "work", "catch up", "sync"]),
+        statements=st.integers(0, 12),
+        number=which,
+    )
+    def be_killed(self, kind: str, feeder: str, statements: int, number: int) -> None:
+        """A process that brings a change is killed, and another one goes on."""
+        self.end_delayed()
+        self.time_passes()
+        work_off_all(self.mirror, self.api)
+        changed = self.change_once(kind, False, number)
+        if changed is None:
+            return
+        ids, last_change = changed
+        last_change()
+        if feeder == "work":
+            self.courier.mishaps = Mishaps()
+            self.courier.deliver()
+            self.run(statements, work_off)
+        elif feeder == "catch up":
+            self.run(statements // 3, catch_up)
+            self.run(None, catch_up)
+        else:
+            if not ids & self.find_known() or ids & self.find_unlisted():
+                ids = set()
+            self.run(statements * 2, full_sync)
+            self.time_passes()
+            self.run(None, lambda mirror, api: full_sync(mirror, api, from_start=number > 5))
+        self.time_passes()
+        work_off_all(self.mirror, self.api)
+        self.compare(ids)
+
+    def find_known(self) -> set[str]:
+        """Ids of all that the mirror has."""
+        mirror = read_mirror(self.bench.connection)
+        return {id for rows in mirror.values() for id in rows}  # noqa: A001 - as Stripe calls it
+
+    def find_unlisted(self) -> set[str]:
+        """Ids of all that is on a test clock: no list has them."""
+        on_clock = [s for s in self.fake.subscriptions if s.test_clock]
+        return {c.id for c in self.fake.customers if c.test_clock} | {
+            id
+            for s in on_clock
+            for id in (s.id, *(item.id for item in s.items))  # noqa: A001
+        }
 
     def change_once(
         self, kind: str, is_undone: bool, number: int

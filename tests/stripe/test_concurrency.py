@@ -140,19 +140,16 @@ def test_opposite_orders_do_not_deadlock(
     forth = fake.create_subscription(customer.id, prices).id
     back = fake.create_subscription(customer.id, prices[::-1]).id
 
-    def write(own: Mirror, subscription: str, client: StripeApi) -> None:
-        for number in range(40):
-            fetched_at = own.read_clock()
-            object_ = client.retrieve("subscription", subscription)
+    def write(own: Mirror, subscription: str) -> None:
+        object_ = api.retrieve("subscription", subscription)
+        for number in range(150):
             for item in object_["items"]["data"]:
                 # Each answer says something else of every price.
                 item["price"]["metadata"] = {"number": f"{subscription} {number}"}
-            own.apply(object_, fetched_at)
+            own.apply(object_, own.read_clock())
 
     with ThreadPoolExecutor(2) as pool:
-        running = [
-            pool.submit(write, make_mirror(), subscription, api) for subscription in (forth, back)
-        ]
+        running = [pool.submit(write, make_mirror(), name) for name in (forth, back)]
         for run in running:
             run.result()
 

@@ -1,7 +1,7 @@
 -- Logs, events, findings and scans go when they are old; an event that a consumer has not acknowledged is
 -- kept for longer, and no longer than that.
 begin;
-select plan(24);
+select plan(26);
 select set_clock('2026-01-15Z');
 select give_limit('acme', 1), use_units('acme', 1);
 select isnt(pause_run('acme', 'r'), null, 'a paused run');
@@ -19,6 +19,22 @@ select set_clock('2027-03-01Z');
 select cmp_ok(stepquota.purge_rows('events'), '>', 3::bigint, 'old ones go');
 select is(types(), 'run_paused, run_resumed', 'but for what a consumer has claimed, and what it has yet to get');
 select is(stepquota.purge_rows('events'), 0::bigint, 'and no more');
+-- Broken on purpose: each of the two guards is needed.
+savepoint sound;
+do $$
+begin
+  execute replace(pg_get_functiondef('stepquota._purge_events(integer, timestamptz)'::regprocedure), 'l.event_id = e.event_id', 'false');
+end;
+$$;
+select is(stepquota.purge_rows('events') || ' ' || types(), '1 run_resumed', 'what is claimed would go');
+rollback to sound;
+do $$
+begin
+  execute replace(pg_get_functiondef('stepquota._purge_events(integer, timestamptz)'::regprocedure), 'e.position > c.position', 'false');
+end;
+$$;
+select is(stepquota.purge_rows('events') || ' ' || types(), '1 run_paused', 'so would what is yet to get');
+rollback to sound;
 select cmp_ok((select events_purged_until from stepquota.purge_state), '=', '2026-01-15Z'::timestamptz, 'it is known until when they may be missing');
 select count(*) from stepquota.acknowledge_quota_events('mail', array(select event_id from stepquota.quota_events where event_type = 'run_paused'));
 select is(stepquota.purge_rows('events'), 1::bigint, 'what is acknowledged goes');

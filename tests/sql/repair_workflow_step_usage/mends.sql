@@ -1,7 +1,7 @@
 -- The counter is brought to the ledger by an entry that says who, when and why; lanes own the limit again,
 -- the exhausted mark is right, and what can go on does. A dry run writes nothing.
 begin;
-select plan(44);
+select plan(50);
 select set_clock('2026-04-15Z');
 select stepquota.make_ledger_partitions();
 create function repaired(p_tenant text, p_dry_run boolean) returns text language sql as $$
@@ -67,6 +67,13 @@ delete from stepquota.workflow_step_usage_lanes where tenant = 'acme';
 select is(repaired('acme', false), '0 to 3, changed, 0 resumed', 'even all of them');
 select is_empty('select * from stepquota.verify_all()', 'every invariant holds');
 
+-- Without a limit.
+select give_limit('endless', null), use_units('endless', 2);
+select is(repaired('endless', false), '2 to 2, right, 0 resumed', 'nothing is wrong without a limit');
+update stepquota.workflow_step_usage_lanes set used_count = 7, allowance = 9 where tenant = 'endless';
+select is(repaired('endless', false), '7 to 2, changed, 0 resumed', 'it is mended');
+select is((select allowance from stepquota.workflow_step_usage_lanes where tenant = 'endless'), null, 'and has no limit');
+
 -- An attempt that is in the ledger twice is counted once.
 insert into stepquota.workflow_run_steps (tenant, run_id, node_path, attempt, ledger_month, step_id, step_type, period_start, started_at)
 select tenant, run_id, node_path, attempt, '2026-05-01', gen_random_uuid(), step_type, period_start, started_at
@@ -84,5 +91,20 @@ select is((select array[allowance, used_count] from stepquota.workflow_step_usag
 
 select refuses($$select * from stepquota.repair_workflow_step_usage('acme', '2026-03-01Z', false)$$, 'WQ018', 'a period the tenant never had');
 select refuses($$select * from stepquota.repair_workflow_step_usage('nobody', '2026-04-01Z', false)$$, 'WQ018', 'a tenant that never was');
+-- Broken on purpose: without looking at the mark and at who is paused, that would be seen.
+select give_limit('stuck', 1), use_units('stuck', 1);
+insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance, used_count) select 'stuck', period_start, 1, 0, 0 from stepquota.workflow_step_quotas where tenant = 'stuck';
+update stepquota.workflow_step_quotas set lane_count = 2 where tenant = 'stuck';
+delete from stepquota.workflow_run_steps where tenant = 'stuck';
+select isnt(pause_run('stuck', 'r'), null, 'a paused run');
+do $$
+begin
+  execute replace(replace(pg_get_functiondef('stepquota._settle_capacity(text, text, timestamptz)'::regprocedure),
+    'set exhausted_at_count = null', 'set lane_count = lane_count'), 'if not exists (select 1 from stepquota.paused_tenants', 'if exists (select 1 from stepquota.paused_tenants');
+end;
+$$;
+select period_start from stepquota.repair_workflow_step_usage('stuck', '2026-05-01Z', false);
+select is((stepquota.reserve_workflow_step('stuck')).allowed, false, 'a unit is free, and the mark denies it');
+select is(run_state('stuck', 'r'), 'WAITING at root.steps[0]', 'and the run waits on');
 select * from finish();
 rollback;

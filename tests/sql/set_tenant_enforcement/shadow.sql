@@ -1,6 +1,6 @@
 -- In shadow mode a tenant is counted past its limit and never paused; enforcing again is decided by the count.
 begin;
-select plan(36);
+select plan(41);
 select set_clock('2026-04-15T12:00:00Z');
 select give_limit('acme', 2);
 select use_units('acme', 2);
@@ -31,6 +31,12 @@ select is((select array_agg(reason) from stepquota.explain_workflow_step_quota('
   array['Shadow mode, by the tenant''s own setting: steps past the limit are counted and recorded, and none is refused.'], 'the explanation says so');
 select is((select array[allowed::text, used_count::text, remaining::text] from stepquota.resolve_workflow_step_quota('acme')), array['true', '18', '0'], 'so does the summary');
 select is_empty('select * from stepquota.verify_all()', 'every invariant holds in shadow mode');
+select is((select changed from stepquota.repair_workflow_step_usage('acme', '2026-04-01Z', false)), false, 'there is nothing to repair in it');
+update stepquota.workflow_step_usage_lanes set used_count = used_count + 1;
+select is((select used_count_after from stepquota.repair_workflow_step_usage('acme', '2026-04-01Z', false)), 18::bigint, 'a wrong counter is repaired');
+select isnt((stepquota.import_workflow_step_usage('acme', '2026-04-01Z', 1, 'from before')).adjustment_id, null, 'usage of before is taken over');
+select is((stepquota.import_workflow_step_usage('acme', '2026-04-01Z', 0, 'not so')).used_count_after, 18::bigint, 'and given back');
+select is_empty('select * from stepquota.verify_all()', 'every invariant holds after that');
 select is((select array[limit_, used] from (select effective_limit, used_count from stepquota.set_tenant_plan('acme', 'tier of acme')) s (limit_, used)), array[2, 18]::bigint[], 'setting the plan again changes nothing');
 
 -- Enforced again.

@@ -34,6 +34,8 @@ class Load:
         transactions: How many each client does.
         variables: Variables of the script.
         durable: Whether commits wait for the disk; only sizes are measured without.
+        warm_up: For how many seconds more, before those that count: each connection's functions
+            are compiled and its statements planned then. Only where ``seconds`` is given.
     """
 
     database: Database
@@ -43,6 +45,7 @@ class Load:
     transactions: int | None = None
     variables: Mapping[str, int] | None = None
     durable: bool = True
+    warm_up: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ class Run:
     """What a load did.
 
     Attributes:
-        transactions: How many were committed.
-        rate: Transactions a second.
+        transactions: How many were committed, those of the warm-up among them.
+        rate: Transactions a second, after the warm-up like the next two.
         median_ms: The time that half of them stayed below.
         p99_ms: The time that 99 of 100 stayed below.
-        rates: The rate of each tenth of a second, from the first commit on; empty where the peer
-            has a client of its own.
+        rates: The rate of each tenth of a second, from the first commit on, warm-up included; empty
+            where the peer has a client of its own.
     """
 
     transactions: int
@@ -66,6 +69,7 @@ class Run:
 
 
 TENTHS = 10
+_MICROSECONDS = 1_000_000
 
 
 def run(load: Load) -> Run:
@@ -84,6 +88,7 @@ class Running:
 
     process: subprocess.Popen[str]
     folder: tempfile.TemporaryDirectory[str]
+    warm_up: int
 
     def finish(self) -> Run:
         """Wait for its end.
@@ -95,7 +100,7 @@ class Running:
             output, errors = self.process.communicate()
             if self.process.returncode != 0:
                 raise Problem(f"pgbench failed: {(errors or output).strip().splitlines()[-1]}")
-            return _read(output, Path(self.folder.name))
+            return _read(output, Path(self.folder.name), self.warm_up)
         finally:
             self.process.kill()
             self.folder.cleanup()
@@ -109,7 +114,10 @@ def start(load: Load) -> Running:
     script = Path(folder.name, "script.sql")
     script.write_text(load.script, encoding="utf-8")
     server = load.database.server
-    amount = f"--time={load.seconds}" if load.seconds else f"--transactions={load.transactions}"
+    warm_up = load.warm_up if load.seconds else 0
+    amount = f"--transactions={load.transactions}"
+    if load.seconds:
+        amount = f"--time={load.seconds + warm_up}"
     command = [
         str(server.pgbench),
         f"--host={server.sockets}",
@@ -138,28 +146,35 @@ def start(load: Load) -> Running:
         env=environment,
         start_new_session=True,
     )
-    return Running(process, folder)
+    return Running(process, folder, warm_up)
 
 
-def _read(output: str, folder: Path) -> Run:
+def _read(output: str, folder: Path, warm_up: int) -> Run:
     processed, rate = _PROCESSED.search(output), _RATE.search(output)
     if not (processed and rate):
         raise Problem(f"pgbench's output is not understood: {output}")
     failed = _FAILED.search(output)
     if failed and int(failed.group(1)):
         raise Problem(f"pgbench had {failed.group(1)} failed transactions")
-    took: list[int] = []
-    ended: Counter[int] = Counter()
+    done: list[tuple[int, int]] = []
     for log in folder.glob("log.*"):
         for line in log.read_text(encoding="ascii").splitlines():
             _, _, microseconds, _, second, fraction = line.split()[:6]
-            took.append(int(microseconds))
-            ended[int(second) * TENTHS + int(fraction) * TENTHS // 1_000_000] += 1
-    if len(took) < 2:
-        raise Problem(f"only {len(took)} transactions were done", "measure for longer: --seconds")
+            done.append((int(second) * _MICROSECONDS + int(fraction), int(microseconds)))
+    begin = min((at for at, _ in done), default=0) + warm_up * _MICROSECONDS
+    counted = [(at, took) for at, took in done if at >= begin]
+    if len(counted) < 2:
+        raise Problem(
+            f"only {len(counted)} transactions were done", "measure for longer: --seconds"
+        )
+    figure = float(rate.group(1))
+    if warm_up:
+        figure = len(counted) * _MICROSECONDS / (max(at for at, _ in counted) - begin)
+    ended = Counter(at * TENTHS // _MICROSECONDS for at, _ in done)
+    took = [each for _, each in counted]
     return Run(
         transactions=int(processed.group(1)),
-        rate=float(rate.group(1)),
+        rate=figure,
         median_ms=median(took) / 1000,
         p99_ms=quantiles(took, n=100)[-1] / 1000,
         rates=tuple(float(ended[n] * TENTHS) for n in range(min(ended), max(ended) + 1)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
@@ -110,10 +111,15 @@ def _run_sync(url: str, address: str) -> int:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the sync failed: {status}")
-    return usage.ru_maxrss
+    # Not its ru_maxrss, which begins with what this process has.
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        peak = int(found[1]) if found else peak
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"the sync failed: {process.returncode}")
+    return peak
 
 
 def _written(owner: psycopg.Connection) -> tuple[int, int]:

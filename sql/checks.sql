@@ -29,6 +29,15 @@ begin
 end;
 $_check_run_id$;
 
+-- What a path may be; written to be inlined. NULL is no path.
+create or replace function stepquota._is_node_path(p_node_path text)
+returns boolean
+language sql
+immutable
+as $_is_node_path$
+  select p_node_path <> '' and octet_length(p_node_path) <= 1800;
+$_is_node_path$;
+
 -- Raises WQ001.
 create or replace function stepquota._check_node_path(p_node_path text)
 returns void
@@ -36,12 +45,21 @@ language plpgsql
 stable
 as $_check_node_path$
 begin
-  if p_node_path is null or p_node_path = '' or octet_length(p_node_path) > 1800 then
+  if stepquota._is_node_path(p_node_path) is not true then
     perform stepquota._refuse_argument('p_node_path', p_node_path, 'a text of 1 to 1800 bytes',
       'Pass the path of the visit, with the iteration of every loop around it, for instance root.steps[1].');
   end if;
 end;
 $_check_node_path$;
+
+-- What a short name may be; written to be inlined. NULL is none.
+create or replace function stepquota._is_name(p_value text)
+returns boolean
+language sql
+immutable
+as $_is_name$
+  select p_value <> '' and octet_length(p_value) <= 255;
+$_is_name$;
 
 -- A short name: a worker, a runtime, a tier. Raises WQ001.
 create or replace function stepquota._check_name(p_parameter text, p_value text)
@@ -50,7 +68,7 @@ language plpgsql
 stable
 as $_check_name$
 begin
-  if p_value is null or p_value = '' or octet_length(p_value) > 255 then
+  if stepquota._is_name(p_value) is not true then
     perform stepquota._refuse_argument(p_parameter, p_value, 'a text of 1 to 255 bytes', 'Pass a short name.');
   end if;
 end;
@@ -92,6 +110,8 @@ $_refuse_argument$;
 
 comment on function stepquota._check_tenant(text) is 'Raises WQ001 unless the text can be a tenant.';
 comment on function stepquota._check_run_id(text) is 'Raises WQ001 unless the text can be a run id.';
+comment on function stepquota._is_node_path(text) is 'Whether the text can be a node path.';
+comment on function stepquota._is_name(text) is 'Whether the text can be a short name.';
 comment on function stepquota._check_node_path(text) is 'Raises WQ001 unless the text can be a node path.';
 comment on function stepquota._check_name(text, text) is 'Raises WQ001 unless the text can be a short name.';
 comment on function stepquota._check_one_of(text, text, text[]) is 'Raises WQ001 unless the word is one of the allowed.';

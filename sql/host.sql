@@ -122,6 +122,36 @@ begin
 end;
 $_host_lock_run$;
 
+-- Locks the run and sets it at the path that is about to start, if that is all there is to do: the run
+-- is RUNNING and not held, has no open wait and was never resumed, and its tenant is neither suspended nor held. Answers the run
+-- as it was before; NULL, having changed nothing, if there may be more to do. One statement, since
+-- every step goes through it; without EvalPlanQual, a row that changed meanwhile is no longer at its place.
+create or replace function stepquota._host_enter_run(p_tenant text, p_run_id text, p_node_path text)
+returns stepquota.workflow_runs
+language plpgsql
+volatile
+as $_host_enter_run$
+declare
+  v_run stepquota.workflow_runs;
+begin
+  update stepquota.workflow_runs n
+     set node_path = p_node_path
+    from stepquota.workflow_runs r
+   where r.tenant = p_tenant and r.run_id = p_run_id and r.status = 'RUNNING' and r.held_at is null
+     and n.tenant = p_tenant and n.ctid = r.ctid
+     and not exists (
+       select 1 from stepquota.tenants t
+        where t.tenant = p_tenant and (t.suspended_at is not null or t.held_at is not null))
+     and not exists (
+       select 1 from stepquota.workflow_run_waits w
+        where w.tenant = p_tenant and w.run_id = p_run_id and w.status = 'WAITING')
+     and not exists (
+       select 1 from stepquota.workflow_run_resumptions m where m.tenant = p_tenant and m.run_id = p_run_id)
+  returning r.* into v_run;
+  return v_run;
+end;
+$_host_enter_run$;
+
 -- The same for who already holds the tenant's quota row and so must not wait for a run.
 create or replace function stepquota._host_lock_run_if_free(p_tenant text, p_run_id text)
 returns stepquota.workflow_runs
@@ -218,10 +248,11 @@ begin
 end;
 $_host_find_step$;
 
+-- False if it is there already.
 create or replace function stepquota._host_insert_step(
   p_tenant text, p_run_id text, p_node_path text, p_attempt integer, p_ledger_month date,
   p_step_id uuid, p_step_type text, p_period_start timestamptz, p_now timestamptz)
-returns void
+returns boolean
 language plpgsql
 volatile
 as $_host_insert_step$
@@ -229,7 +260,9 @@ begin
   insert into stepquota.workflow_run_steps
     (tenant, run_id, node_path, attempt, ledger_month, step_id, step_type, status, period_start, started_at)
   values (p_tenant, p_run_id, p_node_path, p_attempt, p_ledger_month, p_step_id, p_step_type, 'STARTED',
-    p_period_start, p_now);
+    p_period_start, p_now)
+  on conflict (tenant, run_id, node_path, attempt, ledger_month) do nothing;
+  return found;
 end;
 $_host_insert_step$;
 
@@ -756,12 +789,13 @@ comment on function stepquota._host_set_run_hold(text, text, timestamptz, text, 
 comment on function stepquota._host_set_wait_held(text, uuid, boolean) is 'Host: takes a quota wait out of the queue, or puts it back.';
 comment on function stepquota._host_find_run(text, text) is 'Host: the run, not locked.';
 comment on function stepquota._host_lock_run(text, text) is 'Host: the run, locked, after waiting for it.';
+comment on function stepquota._host_enter_run(text, text, text) is 'Host: sets a run at a path, if nothing stands in the way; the run as it was.';
 comment on function stepquota._host_lock_run_if_free(text, text) is 'Host: the run, locked, or NULL if somebody else has it.';
 comment on function stepquota._host_insert_run(text, text, text, text, date, timestamptz) is 'Host: makes the run; NULL if it exists.';
 comment on function stepquota._host_set_run(text, text, text, text) is 'Host: sets status and node path of a run that goes on.';
 comment on function stepquota._host_end_run(text, text, text, jsonb, timestamptz) is 'Host: ends the run.';
 comment on function stepquota._host_find_step(text, text, text, integer, date) is 'Host: the attempt''s ledger row.';
-comment on function stepquota._host_insert_step(text, text, text, integer, date, uuid, text, timestamptz, timestamptz) is 'Host: the ledger row of an attempt that starts.';
+comment on function stepquota._host_insert_step(text, text, text, integer, date, uuid, text, timestamptz, timestamptz) is 'Host: the ledger row of an attempt that starts; false if it exists.';
 comment on function stepquota._host_finish_step(text, text, text, integer, date, text, jsonb, timestamptz) is 'Host: finishes an attempt.';
 comment on function stepquota._host_cancel_started_steps(text, text, date, timestamptz) is 'Host: cancels the attempts that are still started.';
 comment on function stepquota._host_find_latest_attempt(text, text, text, date) is 'Host: the greatest attempt of a path; NULL if none.';

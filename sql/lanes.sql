@@ -16,6 +16,15 @@ as $_get_lane_minimum$
   select 64;
 $_get_lane_minimum$;
 
+-- No period is split into more than this: more than there are clients at once is of no use.
+create or replace function stepquota._get_lane_maximum()
+returns integer
+language sql
+immutable
+as $_get_lane_maximum$
+  select 64;
+$_get_lane_maximum$;
+
 -- A limit less what is used of it, never below 0. Not greatest(): it passes over the NULL of unlimited.
 create or replace function stepquota._count_units_left(p_limit bigint, p_used_count bigint)
 returns bigint
@@ -51,19 +60,14 @@ declare
   v_is_unlimited boolean;
   v_lane integer;
 begin
-  loop
-    select count(*), sum(l.allowance), bool_or(l.allowance is null) into v_lane_count, v_owned, v_is_unlimited
-      from stepquota.workflow_step_usage_lanes l
-     where l.tenant = p_tenant and l.period_start = p_period_start;
-    exit when v_lane_count > 0;
-    -- Only where there is none: ON CONFLICT waits for who is updating the row that it meets.
+  select count(*), sum(l.allowance), bool_or(l.allowance is null) into v_lane_count, v_owned, v_is_unlimited
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start;
+  if v_lane_count = 0 then
     insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-    values (p_tenant, p_period_start, 0, p_limit)
-    on conflict (tenant, period_start, lane) do nothing;
-    if found then
-      return 1;
-    end if;
-  end loop;
+    values (p_tenant, p_period_start, 0, p_limit);
+    return 1;
+  end if;
   if v_is_unlimited or p_limit is null or p_limit < v_owned then
     if not (v_is_unlimited and p_limit is null) then
       perform stepquota._deal_lanes(p_tenant, p_period_start, p_limit);
@@ -117,9 +121,66 @@ begin
 end;
 $_deal_lanes$;
 
--- Splits the units that a lane has left over new lanes, while there are enough of them: to 64 lanes, or
--- to 16. Called by who had to look around for a lane. Not under REPEATABLE READ, where an update of the
--- quota row would make others fail.
+-- How many lanes a period should have that has so many units left in the lane to be split; 0: no more
+-- than it has.
+create or replace function stepquota._choose_lane_count(p_left bigint)
+returns integer
+language sql
+immutable
+as $_choose_lane_count$
+  select case
+    when p_left is null or p_left >= stepquota._get_lane_maximum() * stepquota._get_lane_minimum()
+      then stepquota._get_lane_maximum()
+    when p_left >= 16 * stepquota._get_lane_minimum() then 16
+    else 0 end;
+$_choose_lane_count$;
+
+-- Somebody had to look around for a lane and got this one. Where that happens 8 times within a second it
+-- is split, if it is worth it. Not at once: of many tenants that are asked for at random two callers
+-- meet now and then, and each of them would end with as many rows as a busy one.
+-- Locks: the caller holds the lane; the quota row without waiting, against the usual order.
+create or replace function stepquota._note_contention(
+  p_tenant text, p_period_start timestamptz, p_lane integer, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+as $_note_contention$
+declare
+  v_since timestamptz;
+  v_count integer;
+  v_left bigint;
+begin
+  -- Under REPEATABLE READ an update of the quota row would make others fail.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    return;
+  end if;
+  select l.allowance - l.used_count into v_left
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = p_lane;
+  select q.contended_since, q.contended_count into v_since, v_count
+    from stepquota.workflow_step_quotas q
+   where q.tenant = p_tenant and q.period_start = p_period_start
+     and q.lane_count < stepquota._choose_lane_count(v_left)
+     for no key update skip locked;
+  if not found then
+    return;
+  end if;
+  if v_since is null or abs(extract(epoch from p_now - v_since)) > 1 then
+    v_since := p_now;
+    v_count := 0;
+  end if;
+  if v_count >= 7 then
+    perform stepquota._fan_out_lane(p_tenant, p_period_start, p_lane);
+  else
+    update stepquota.workflow_step_quotas q
+       set contended_since = v_since, contended_count = v_count + 1
+     where q.tenant = p_tenant;
+  end if;
+end;
+$_note_contention$;
+
+-- Splits the units that a lane has left over new lanes, while there are enough of them. Not under
+-- REPEATABLE READ, where an update of the quota row would make others fail.
 -- Locks: the caller holds the lane; the quota row without waiting, against the usual order.
 create or replace function stepquota._fan_out_lane(p_tenant text, p_period_start timestamptz, p_lane integer)
 returns void
@@ -127,7 +188,6 @@ language plpgsql
 volatile
 as $_fan_out_lane$
 declare
-  v_minimum integer := stepquota._get_lane_minimum();
   v_lane_count integer;
   v_left bigint;
   v_target integer;
@@ -146,10 +206,7 @@ begin
   select l.allowance - l.used_count into v_left
     from stepquota.workflow_step_usage_lanes l
    where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = p_lane;
-  v_target := case
-    when v_left is null or v_left >= 64 * v_minimum then 64
-    when v_left >= 16 * v_minimum then 16
-    else 0 end;
+  v_target := stepquota._choose_lane_count(v_left);
   if v_target <= v_lane_count then
     return;
   end if;
@@ -165,8 +222,11 @@ end;
 $_fan_out_lane$;
 
 comment on function stepquota._get_lane_minimum() is 'Units that a lane owns at least when it is made by splitting.';
+comment on function stepquota._get_lane_maximum() is 'Lanes that a period is split into at most.';
 comment on function stepquota._count_units_left(bigint, bigint) is 'A limit less what is used of it, never below 0; NULL is unlimited.';
 comment on function stepquota._get_lane_limit(stepquota.workflow_step_quotas) is 'What the lanes of a period own together; NULL is unlimited.';
 comment on function stepquota._fit_lanes(text, timestamptz, bigint) is 'Brings a period''s lanes in line with the limit; answers how many there are.';
 comment on function stepquota._deal_lanes(text, timestamptz, bigint) is 'Deals a limit to all lanes of a period.';
+comment on function stepquota._choose_lane_count(bigint) is 'Lanes that a period should have, by what is left.';
+comment on function stepquota._note_contention(text, timestamptz, integer, timestamptz) is 'Splits a lane where callers meet often.';
 comment on function stepquota._fan_out_lane(text, timestamptz, integer) is 'Splits a lane into many.';

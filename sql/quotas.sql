@@ -131,8 +131,10 @@ begin
   -- Grants that go along are added when it begins.
   if p_now >= v_new.period_end - interval '1 hour' and v_new.step_limit is distinct from 0 then
     insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance)
-    values (p_tenant, v_new.period_end, 0, case when v_new.enforcement = 'enforce' then v_new.step_limit end)
-    on conflict (tenant, period_start, lane) do nothing;
+    select p_tenant, v_new.period_end, 0, case when v_new.enforcement = 'enforce' then v_new.step_limit end
+     where not exists (
+       select 1 from stepquota.workflow_step_usage_lanes l
+        where l.tenant = p_tenant and l.period_start = v_new.period_end);
   end if;
 
   if v_is_raised then

@@ -1,26 +1,35 @@
 -- The reservation: one unit, exactly, in the caller's transaction.
 
--- Takes one unit or says why not. The guarded taking of a lane is what makes the limit exact: of any
--- number of callers, those who find room in a lane while they hold it commit, and no others.
+-- One unit for a caller that keeps its own ledger. A denial is an answer, never an error. The guarded
+-- UPDATE of a lane is what makes the limit exact: of any number of callers, those who find room in the
+-- row that they update commit, and no others.
 --
 -- This is the way of nearly every call: the stored quota can be trusted, and the caller's home lane is
 -- free and has room; or the tenant is known to be exhausted, which is one row's read. Everything else
--- is _take_unit_elsewhere's.
+-- is _take_unit's. start_workflow_step goes the same way; a test compares the two.
 --
--- Three short statements, scalars, and few expressions beside them, on purpose. One statement that joins
--- them is slower, since its plan is set up anew by every call; so is every expression of PL/pgSQL by
--- every transaction; a variable of a table's row type costs as much as a statement.
+-- Two short statements, scalars, and few expressions beside them, on purpose: with many backends the
+-- caches are cold at each call, so what costs is how much a call touches. Each statement's plan is set
+-- up anew by every call, each expression of PL/pgSQL by every transaction; a function called is as much
+-- as an expression or two, a variable of a table's row type as much as a statement.
 --
--- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it;
--- p_run_id is for the event of a denial, NULL if there is none.
--- Locks: the home lane without waiting; else as _take_unit_elsewhere. When denied: as _record_exhaustion.
-create or replace function stepquota._take_unit(
-  p_tenant text, p_run_id text, p_unledgered_units integer, p_now timestamptz)
+-- xmax is 0 where nobody has touched a version of a row since it was made. So a lane that somebody has
+-- locked is left alone without waiting, and without a lock of our own, which would cost another
+-- statement. It is no proof (what was rolled back has left its mark as well): _take_unit finds out.
+--
+-- Locks: the home lane, waiting only if it is taken in the moment between looking and updating; else as
+-- _take_unit. SQLSTATEs: WQ001; 55P03 under lock_timeout; 40001 under REPEATABLE READ and SERIALIZABLE
+-- when another reservation committed since the snapshot.
+create or replace function stepquota.reserve_workflow_step(p_tenant text)
 returns stepquota.workflow_step_quota
 language plpgsql
 volatile
-as $_take_unit$
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $reserve_workflow_step$
 declare
+  v_now timestamptz := stepquota._now();
   v_limit bigint;
   v_period_start timestamptz;
   v_period_end timestamptz;
@@ -33,11 +42,8 @@ declare
   v_lane_count integer;
   v_exhausted_at_count bigint;
   v_alert_at_count bigint;
-  v_place tid;
   v_own_count bigint;
-  v_others_count bigint;
   v_used_count bigint;
-  v_answer stepquota.workflow_step_quota;
 begin
   select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
          q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count,
@@ -46,7 +52,7 @@ begin
          v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
          v_alert_at_count
     from stepquota.workflow_step_quotas q
-   where q.tenant = p_tenant and p_now >= q.trusted_from and p_now < q.trusted_until
+   where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
      and q.epoch = (select p.epoch from stepquota.policy p);
   if v_exhausted_at_count is not null then
     -- Marked only after the denial's event was recorded, so there is nothing else to do.
@@ -54,58 +60,109 @@ begin
       v_tier, v_granted_units, v_subscription_id)::stepquota.workflow_step_quota;
   end if;
 
-  -- used_count is NULL where there is more to do than to take the unit.
-  select l.ctid, l.used_count + 1, l.others_used_count,
-         case when not stepquota._is_count_due(
-                      l.used_count + 1, v_carried_count + l.used_count + 1 + l.others_used_count, v_limit, v_lane_count)
-               and not coalesce(v_carried_count + l.used_count + 1 + l.others_used_count >= v_alert_at_count, false)
-               and not stepquota._is_debugging()
-              then v_carried_count + l.used_count + 1 + l.others_used_count end
-    into v_place, v_own_count, v_others_count, v_used_count
-    from stepquota.workflow_step_usage_lanes l
-   where l.tenant = p_tenant and l.period_start = v_period_start and l.lane = pg_backend_pid() % v_lane_count
+  update stepquota.workflow_step_usage_lanes l
+     set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + 1,
+         generation = (l.used_count + 1) >> 6
+   where l.tenant = p_tenant
+     and l.ctid = (
+       select i.ctid from stepquota.workflow_step_usage_lanes i
+        where i.tenant = p_tenant and i.period_start = v_period_start and i.lane = pg_backend_pid() % v_lane_count
+          and i.xmax = '0'::xid
+        order by i.tenant, i.period_start, i.lane, i.generation desc
+        limit 1)
      and (l.allowance is null or l.used_count < l.allowance)
-   order by l.tenant, l.period_start, l.lane, l.generation desc
-   limit 1
-     for no key update skip locked;
-  if v_used_count is null then
-    if v_place is null then
-      perform stepquota._check_tenant(p_tenant);
-      v_answer := stepquota._take_unit_elsewhere(
-        p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
-      if not v_answer.allowed then
-        perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
-      elsif v_answer.used_count > v_answer.effective_limit then
-        perform stepquota._record_overrun(p_tenant, p_run_id, v_answer.used_count, v_answer.effective_limit,
-          v_answer.period_start, p_now);
-      end if;
-      return v_answer;
+  returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
+  -- One expression for all that is rare.
+  if v_used_count is null or v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
+     or stepquota._is_debugging() then
+    if not found then
+      return stepquota._take_unit(p_tenant, null, 1, v_now);
     end if;
-    v_used_count := stepquota._sum_usage(p_tenant, v_period_start) + 1;
-    v_others_count := v_used_count - v_own_count - v_carried_count;
-    if v_used_count >= v_alert_at_count then
-      perform stepquota._record_alerts(p_tenant, v_period_start, v_used_count, p_now);
-    end if;
-    perform stepquota._debug_reservation(p_tenant, v_used_count, v_limit, v_period_start, v_period_end,
-      v_period_source, v_limit_source, v_tier);
-    if v_used_count > v_limit then
-      perform stepquota._record_overrun(p_tenant, p_run_id, v_used_count, v_limit, v_period_start, p_now);
+    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) or v_used_count >= v_alert_at_count
+       or stepquota._is_debugging() then
+      v_used_count := stepquota._review_taken_unit(p_tenant, null, v_carried_count, v_lane_count, v_alert_at_count,
+        v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier, v_now);
     end if;
   end if;
-  -- The row is locked, so it is at this place until the transaction ends.
-  update stepquota.workflow_step_usage_lanes l
-     set used_count = v_own_count, unledgered_count = l.unledgered_count + p_unledgered_units,
-         others_used_count = v_others_count, generation = v_own_count >> 6
-   where l.tenant = p_tenant and l.ctid = v_place;
   return (true, v_used_count, v_limit, stepquota._count_units_left(v_limit, v_used_count), v_period_start,
     v_period_end, v_period_source, v_limit_source, v_tier, v_granted_units, v_subscription_id
     )::stepquota.workflow_step_quota;
 end;
+$reserve_workflow_step$;
+
+-- Takes one unit or says why not, whatever the short way of reserve_workflow_step met.
+-- p_unledgered_units is 1 for a caller that keeps its own ledger, 0 when a ledger row goes with it;
+-- p_run_id is for the event of a denial, NULL if there is none.
+-- Locks: as _find_quota, then as _take_unit_elsewhere. When denied: as _record_exhaustion.
+-- SQLSTATEs: WQ001.
+create or replace function stepquota._take_unit(
+  p_tenant text, p_run_id text, p_unledgered_units integer, p_now timestamptz)
+returns stepquota.workflow_step_quota
+language plpgsql
+volatile
+as $_take_unit$
+declare
+  v_answer stepquota.workflow_step_quota;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  v_answer := stepquota._take_unit_elsewhere(
+    p_tenant, stepquota._find_quota(p_tenant, p_now), p_unledgered_units, p_now);
+  if not v_answer.allowed then
+    perform stepquota._record_exhaustion(p_tenant, v_answer, p_run_id, p_now);
+  elsif v_answer.used_count > v_answer.effective_limit then
+    perform stepquota._record_overrun(p_tenant, p_run_id, v_answer.used_count, v_answer.effective_limit,
+      v_answer.period_start, p_now);
+  end if;
+  return v_answer;
+end;
 $_take_unit$;
 
+-- What the short way leaves to do for a unit that it has taken, now and then: the units used are counted
+-- by looking at all lanes, and remembered by the home lane; thresholds and overruns are recorded, and who
+-- debugs is told. Answers the units used.
+-- Locks: the caller has just taken a unit from its home lane; then as _record_alerts and _record_overrun.
+create or replace function stepquota._review_taken_unit(
+  p_tenant text, p_run_id text, p_carried_count bigint, p_lane_count integer, p_alert_at_count bigint,
+  p_limit bigint, p_period_start timestamptz, p_period_end timestamptz, p_period_source text, p_limit_source text,
+  p_tier text, p_now timestamptz)
+returns bigint
+language plpgsql
+volatile
+as $_review_taken_unit$
+declare
+  v_counted bigint;
+  v_used_count bigint;
+begin
+  select sum(l.used_count) into v_counted
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_tenant and l.period_start = p_period_start;
+  if p_lane_count > 1 then
+    update stepquota.workflow_step_usage_lanes l
+       set others_used_count = v_counted - l.used_count
+     where l.tenant = p_tenant
+       and l.ctid = (
+         select i.ctid from stepquota.workflow_step_usage_lanes i
+          where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = pg_backend_pid() % p_lane_count
+          order by i.tenant, i.period_start, i.lane, i.generation desc
+          limit 1)
+       and l.used_count % 32 = 0;
+  end if;
+  v_used_count := p_carried_count + v_counted;
+  if v_used_count >= p_alert_at_count then
+    perform stepquota._record_alerts(p_tenant, p_period_start, v_used_count, p_now);
+  end if;
+  perform stepquota._debug_reservation(p_tenant, v_used_count, p_limit, p_period_start, p_period_end,
+    p_period_source, p_limit_source, p_tier);
+  if v_used_count > p_limit then
+    perform stepquota._record_overrun(p_tenant, p_run_id, v_used_count, p_limit, p_period_start, p_now);
+  end if;
+  return v_used_count;
+end;
+$_review_taken_unit$;
+
 -- Whether an answer's figures must be counted by looking at all lanes: near the limit, where they are
--- exact, past it, where there is something to record, and now and then. Else they rest on what the lane remembers of the others: summing all lanes
--- each time would cost more than the unit itself.
+-- exact, past it, where there is something to record, and now and then. Else they rest on what the lane
+-- remembers of the others: summing all lanes each time would cost more than the unit itself.
 create or replace function stepquota._is_count_due(
   p_own_count bigint, p_used_count bigint, p_limit bigint, p_lane_count integer)
 returns boolean
@@ -140,6 +197,65 @@ begin
 end;
 $_describe_taken_unit$;
 
+-- Undoes what the short way has just done to the caller's home lane.
+-- Locks: the caller has taken a unit from that lane in this transaction, and so has it locked.
+create or replace function stepquota._give_back_unit(
+  p_tenant text, p_period_start timestamptz, p_lane_count integer)
+returns void
+language plpgsql
+volatile
+as $_give_back_unit$
+begin
+  update stepquota.workflow_step_usage_lanes l
+     set used_count = l.used_count - 1
+   where l.tenant = p_tenant
+     and l.ctid = (
+       select i.ctid from stepquota.workflow_step_usage_lanes i
+        where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = pg_backend_pid() % p_lane_count
+        order by i.tenant, i.period_start, i.lane, i.generation desc
+        limit 1);
+end;
+$_give_back_unit$;
+
+-- A lane that nobody has and that has so many units left: the first from home on, else the first before
+-- it. NULL if there is none. Somebody may take it before the caller does.
+--
+-- To know that a lane is free is to lock it, and that is undone before this returns: a row that is
+-- updated under an earlier lock of the same transaction takes that lock's mark along in its xmax, and
+-- the short way would pass it by ever after. So would the lock of a row whose condition turned out false.
+-- Locks: none that stay.
+create or replace function stepquota._find_free_lane(
+  p_tenant text, p_period_start timestamptz, p_home integer, p_units bigint)
+returns integer
+language plpgsql
+volatile
+as $_find_free_lane$
+declare
+  v_lane integer;
+begin
+  -- By the key's order, so that the first free one ends it.
+  select i.lane into v_lane
+    from stepquota.workflow_step_usage_lanes i
+   where i.tenant = p_tenant and i.period_start = p_period_start and i.lane >= p_home
+     and (i.allowance is null or i.used_count + p_units <= i.allowance)
+   order by i.tenant, i.period_start, i.lane
+   limit 1
+     for no key update skip locked;
+  if v_lane is null and p_home > 0 then
+    select i.lane into v_lane
+      from stepquota.workflow_step_usage_lanes i
+     where i.tenant = p_tenant and i.period_start = p_period_start and i.lane < p_home
+       and (i.allowance is null or i.used_count + p_units <= i.allowance)
+     order by i.tenant, i.period_start, i.lane
+     limit 1
+       for no key update skip locked;
+  end if;
+  raise exception using errcode = 'WQ000', message = 'the locks are given back';
+exception when sqlstate 'WQ000' then
+  return v_lane;  -- the error never leaves this function
+end;
+$_find_free_lane$;
+
 -- Takes a unit wherever there is one, waiting if it must: the quota is new or stale, the home lane is
 -- busy or used up. The lane that serves a busy tenant is split, if it is worth it.
 --
@@ -171,27 +287,15 @@ declare
 begin
   loop
     v_home := pg_backend_pid() % v_quota.lane_count;
-    -- Lanes from home on, then those before it; by the key's order, so that the first free one ends it.
-    v_lane := null;
-    select i.lane into v_lane
-      from stepquota.workflow_step_usage_lanes i
-     where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane >= v_home
-       and (i.allowance is null or i.used_count < i.allowance)
-     order by i.tenant, i.period_start, i.lane
-     limit 1
-       for no key update skip locked;
-    if v_lane is null and v_home > 0 then
-      select i.lane into v_lane
-        from stepquota.workflow_step_usage_lanes i
-       where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane < v_home
-         and (i.allowance is null or i.used_count < i.allowance)
-       order by i.tenant, i.period_start, i.lane
-       limit 1
-         for no key update skip locked;
+    if v_is_contended is null and p_found.is_trusted and v_quota.lane_count = 1 then
+      -- There is nowhere else to look: most of those who come here met somebody at the only lane.
+      v_lane := v_home;
+      v_is_contended := true;
+    else
+      v_lane := stepquota._find_free_lane(p_tenant, v_quota.period_start, v_home, 1);
+      -- Not at home: it is busy, or used up and the others may be busy soon.
+      v_is_contended := v_lane is distinct from v_home;
     end if;
-
-    -- Not at home: it is busy, or used up and the others may be busy soon.
-    v_is_contended := v_lane is distinct from v_home;
     if v_lane is null then
       select q.version, sum(l.used_count), bool_and(l.allowance is not null and l.used_count >= l.allowance),
              min(l.lane) filter (where l.allowance is null or l.used_count < l.allowance)
@@ -227,8 +331,8 @@ begin
          and (l.allowance is null or l.used_count < l.allowance)
       returning l.used_count, l.others_used_count into v_own_count, v_others_count;
       if found then
-        if v_is_contended then
-          perform stepquota._fan_out_lane(p_tenant, v_quota.period_start, v_lane);
+        if v_is_contended and v_quota.lane_count < stepquota._get_lane_maximum() then
+          perform stepquota._note_contention(p_tenant, v_quota.period_start, v_lane, p_now);
         end if;
         exit;
       end if;
@@ -317,9 +421,10 @@ end;
 $_record_exhaustion$;
 
 -- Takes many units: all, or as many as there are where partial is allowed, or none. First from one lane
--- that has them and is free. Else from all lanes together, behind the only gate to several: the quota
--- row, so that two batches over short lanes cannot wait for each other.
--- Locks: one lane without waiting; or the quota row FOR NO KEY UPDATE and all lanes in key order, waiting.
+-- that has them and is free: the home lane by the short way, or another. Else from several lanes, behind
+-- the only gate to them: the quota row, so that two batches over short lanes cannot wait for each other.
+-- Locks: one lane without waiting; or the quota row FOR NO KEY UPDATE and then as many lanes as it takes,
+-- all of them for a denial, in key order, waiting.
 create or replace function stepquota._take_units(
   p_tenant text, p_units integer, p_allow_partial boolean, p_is_ledgered boolean, p_now timestamptz)
 returns stepquota.workflow_steps_quota
@@ -329,9 +434,10 @@ as $_take_units$
 declare
   v_found stepquota._found_quota := stepquota._find_quota(p_tenant, p_now);
   v_quota stepquota.workflow_step_quotas := v_found.quota;
+  v_unledgered integer := case when p_is_ledgered then 0 else p_units end;
   v_home integer := pg_backend_pid() % v_quota.lane_count;
+  v_lane integer;
   v_granted bigint := 0;
-  v_left numeric;
 begin
   if v_quota.exhausted_at_count is not null then
     if v_found.is_trusted then
@@ -339,50 +445,87 @@ begin
     end if;
   else
     update stepquota.workflow_step_usage_lanes l
-       set used_count = l.used_count + p_units,
-           unledgered_count = l.unledgered_count + case when p_is_ledgered then 0 else p_units end
-     where l.tenant = p_tenant and l.period_start = v_quota.period_start
-       and l.lane = (
-         select i.lane from stepquota.workflow_step_usage_lanes i
-          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home
-            and (i.allowance is null or i.used_count + p_units <= i.allowance)
-            for no key update skip locked)
+       set used_count = l.used_count + p_units, unledgered_count = l.unledgered_count + v_unledgered
+     where l.tenant = p_tenant
+       and l.ctid = (
+         select i.ctid from stepquota.workflow_step_usage_lanes i
+          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home and i.xmax = '0'::xid
+          order by i.tenant, i.period_start, i.lane, i.generation desc
+          limit 1)
        and (l.allowance is null or l.used_count + p_units <= l.allowance);
     if found then
       return stepquota._describe_granted_units(v_quota, p_units, true);
+    end if;
+    v_lane := stepquota._find_free_lane(p_tenant, v_quota.period_start, v_home, p_units);
+    if v_lane is not null then
+      begin
+        update stepquota.workflow_step_usage_lanes l
+           set used_count = l.used_count + p_units, unledgered_count = l.unledgered_count + v_unledgered
+         where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = v_lane
+           and (l.allowance is null or l.used_count + p_units <= l.allowance);
+        if found then
+          return stepquota._describe_granted_units(v_quota, p_units, true);
+        end if;
+        raise exception using errcode = 'WQ000', message = 'the lane does not serve';
+      exception when sqlstate 'WQ000' then
+        null;  -- never leaves this function: it gives the lane's lock back
+      end;
     end if;
   end if;
 
   perform 1 from stepquota.workflow_step_quotas q where q.tenant = p_tenant for no key update;
   -- As it is stored by now, and refreshed only if it is stale: nobody else can change it any more.
   v_quota := (stepquota._find_quota(p_tenant, p_now)).quota;
-  perform 1 from stepquota.workflow_step_usage_lanes l
-    where l.tenant = p_tenant and l.period_start = v_quota.period_start
-    order by l.tenant, l.period_start, l.lane
-      for no key update;
-  select case when bool_or(l.allowance is null) then p_units
-              else sum(stepquota._count_units_left(l.allowance, l.used_count)) end into v_left
-    from stepquota.workflow_step_usage_lanes l
-   where l.tenant = p_tenant and l.period_start = v_quota.period_start;
-  if v_left >= p_units or p_allow_partial then
-    v_granted := least(v_left, p_units);
-  end if;
-  if v_granted > 0 then
-    update stepquota.workflow_step_usage_lanes l
-       set used_count = l.used_count + t.taken,
-           unledgered_count = l.unledgered_count + case when p_is_ledgered then 0 else t.taken end
-      from (select r.lane, least(r.room, v_granted - r.room_before)::bigint as taken
-              from (select i.lane, coalesce(stepquota._count_units_left(i.allowance, i.used_count), v_granted) as room,
-                           coalesce(sum(coalesce(stepquota._count_units_left(i.allowance, i.used_count), v_granted))
-                             over (order by i.lane rows between unbounded preceding and 1 preceding), 0) as room_before
-                      from stepquota.workflow_step_usage_lanes i
-                     where i.tenant = p_tenant and i.period_start = v_quota.period_start) r
-             where r.room_before < v_granted and r.room > 0) t
-     where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = t.lane;
-  end if;
+  v_granted := stepquota._take_units_from_lanes(p_tenant, v_quota.period_start, p_units, p_allow_partial, p_is_ledgered);
   return stepquota._describe_granted_units(v_quota, v_granted, v_granted > 0);
 end;
 $_take_units$;
+
+-- Takes units from as many lanes as it needs, and answers how many: all, or what there is where partial
+-- is allowed, or none. Lanes are locked one by one, so that few are where few have enough.
+-- Locks: the caller holds the quota row FOR NO KEY UPDATE; lanes in key order, waiting.
+create or replace function stepquota._take_units_from_lanes(
+  p_tenant text, p_period_start timestamptz, p_units integer, p_allow_partial boolean, p_is_ledgered boolean)
+returns bigint
+language plpgsql
+volatile
+as $_take_units_from_lanes$
+declare
+  v_open_lanes cursor for
+    select l.lane, stepquota._count_units_left(l.allowance, l.used_count) as left_count
+      from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = p_period_start
+       and (l.allowance is null or l.used_count < l.allowance)
+     order by l.tenant, l.period_start, l.lane
+       for no key update;
+  v_lane integer;
+  v_left bigint;
+  v_lanes integer[] := array[]::integer[];
+  v_takes bigint[] := array[]::bigint[];
+  v_missing bigint := p_units;
+begin
+  open v_open_lanes;
+  while v_missing > 0 loop
+    -- Not a loop over the query, which would fetch, and so lock, many rows ahead.
+    fetch v_open_lanes into v_lane, v_left;
+    exit when not found;
+    v_left := least(v_left, v_missing);  -- unlimited is NULL, which least passes over
+    v_lanes := v_lanes || v_lane;
+    v_takes := v_takes || v_left;
+    v_missing := v_missing - v_left;
+  end loop;
+  close v_open_lanes;
+  if v_missing > 0 and not p_allow_partial or v_lanes = '{}' then
+    return 0;
+  end if;
+  update stepquota.workflow_step_usage_lanes l
+     set used_count = l.used_count + t.taken,
+         unledgered_count = l.unledgered_count + case when p_is_ledgered then 0 else t.taken end
+    from unnest(v_lanes, v_takes) as t (lane, taken)
+   where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = t.lane;
+  return p_units - v_missing;
+end;
+$_take_units_from_lanes$;
 
 -- The answer for a batch; its figures are exact.
 create or replace function stepquota._describe_granted_units(
@@ -392,29 +535,16 @@ language plpgsql
 stable
 as $_describe_granted_units$
 declare
-  v_used_count bigint := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
+  v_used_count bigint;
 begin
+  select p_quota.carried_count + coalesce(sum(l.used_count), 0) into v_used_count
+    from stepquota.workflow_step_usage_lanes l
+   where l.tenant = p_quota.tenant and l.period_start = p_quota.period_start;
   return (p_allowed, v_used_count, p_quota.effective_limit, stepquota._count_units_left(p_quota.effective_limit, v_used_count),
     p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier,
     p_quota.granted_units, p_quota.stripe_subscription_id, p_granted)::stepquota.workflow_steps_quota;
 end;
 $_describe_granted_units$;
-
--- One unit for a caller that keeps its own ledger. A denial is an answer, never an error.
--- Locks: perhaps the quota row without waiting; the lane. SQLSTATEs: WQ001; 55P03 under lock_timeout;
--- 40001 under REPEATABLE READ and SERIALIZABLE when another reservation committed since the snapshot.
-create or replace function stepquota.reserve_workflow_step(p_tenant text)
-returns stepquota.workflow_step_quota
-language plpgsql
-volatile
--- Definer: callers have no right to the tables.
-security definer
-set search_path = pg_catalog, pg_temp
-as $reserve_workflow_step$
-begin
-  return stepquota._take_unit(p_tenant, null, 1, stepquota._now());
-end;
-$reserve_workflow_step$;
 
 -- Many units in one round trip, for a caller that keeps its own ledger: all, none, or with
 -- p_allow_partial as many as are left.
@@ -466,7 +596,10 @@ as $_describe_batch$
           p_quota.stripe_subscription_id)::stepquota.workflow_step_quota;
 $_describe_batch$;
 
-comment on function stepquota._take_unit(text, text, integer, timestamptz) is 'Takes one unit of the tenant''s quota, or says that none is free.';
+comment on function stepquota._take_unit(text, text, integer, timestamptz) is 'Takes one unit of the tenant''s quota by the long way, or says that none is free.';
+comment on function stepquota._review_taken_unit(text, text, bigint, integer, bigint, bigint, timestamptz, timestamptz, text, text, text, timestamptz) is 'Counts and records what the short way leaves to do; answers the units used.';
+comment on function stepquota._give_back_unit(text, timestamptz, integer) is 'Undoes a unit just taken from the home lane.';
+comment on function stepquota._find_free_lane(text, timestamptz, integer, bigint) is 'A lane that nobody has and that has so many units left.';
 comment on function stepquota._is_count_due(bigint, bigint, bigint, integer) is 'Whether an answer''s figures must be counted by looking at all lanes.';
 comment on function stepquota._is_debugging() is 'Whether anybody listens to debug messages.';
 comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, bigint, bigint) is 'The answer for a unit taken from a lane.';
@@ -476,6 +609,7 @@ comment on function stepquota._record_exhaustion(text, stepquota.workflow_step_q
 comment on function stepquota.reserve_workflow_step(text) is
   'Takes one step of the tenant''s quota, in the caller''s transaction: rolled back with it. allowed = false is a denial, which is data and no error. For callers that keep their own ledger; others use start_workflow_step. WQ001 for a tenant that cannot be one.';
 comment on function stepquota._take_units(text, integer, boolean, boolean, timestamptz) is 'Takes many units of the tenant''s quota.';
+comment on function stepquota._take_units_from_lanes(text, timestamptz, integer, boolean, boolean) is 'Takes units from as many lanes as it needs.';
 comment on function stepquota._describe_granted_units(stepquota.workflow_step_quotas, bigint, boolean) is 'The answer for a batch.';
 comment on function stepquota._describe_batch(stepquota.workflow_steps_quota) is 'A batch''s answer without its count.';
 comment on function stepquota.reserve_workflow_steps(text, integer, boolean) is

@@ -165,8 +165,10 @@ set search_path = pg_catalog, pg_temp
 as $claim_workflow_run_resumptions$
 declare
   v_now timestamptz := stepquota._now();
+  v_stuck_after integer;
   v_tenants text[];
   v_tenant text;
+  v_wanted integer;
   v_claimed integer;
   v_share integer;
 begin
@@ -181,22 +183,27 @@ begin
   end if;
   if p_tenant is not null then
     perform stepquota._check_tenant(p_tenant);
-    v_tenants := array[p_tenant];
-  else
-    v_tenants := stepquota._list_claimable_tenants(p_runtime, p_max_runs, v_now);
   end if;
+  select p.stuck_after_deliveries into v_stuck_after from stepquota.policy p;
 
-  -- First an equal part each, then whatever is left to those that have more.
-  v_share := greatest(1, p_max_runs / greatest(1, cardinality(v_tenants)));
-  for v_round in 1 .. 2 loop
-    foreach v_tenant in array v_tenants loop
-      exit when p_max_runs <= 0;
-      return query
-        select v_tenant, c.* from stepquota._claim_of_tenant(v_tenant, p_runtime, p_worker,
-          case v_round when 1 then least(v_share, p_max_runs) else p_max_runs end, p_lease, v_now) c;
-      get diagnostics v_claimed = row_count;
-      p_max_runs := p_max_runs - v_claimed;
+  -- Some tenants after the others, until there are enough runs or somebody else has all that are left.
+  loop
+    v_tenants := case when p_tenant is null then stepquota._list_claimable_tenants(p_runtime, p_max_runs, v_now)
+                      else array[p_tenant] end;
+    v_wanted := p_max_runs;
+    -- First an equal part each, then whatever is left to those that have more.
+    v_share := greatest(1, p_max_runs / greatest(1, cardinality(v_tenants)));
+    for v_round in 1 .. 2 loop
+      foreach v_tenant in array v_tenants loop
+        exit when p_max_runs <= 0;
+        return query
+          select v_tenant, c.* from stepquota._claim_of_tenant(v_tenant, p_runtime, p_worker,
+            case v_round when 1 then least(v_share, p_max_runs) else p_max_runs end, p_lease, v_stuck_after, v_now) c;
+        get diagnostics v_claimed = row_count;
+        p_max_runs := p_max_runs - v_claimed;
+      end loop;
     end loop;
+    exit when p_max_runs <= 0 or p_max_runs = v_wanted or p_tenant is not null;
   end loop;
 end;
 $claim_workflow_run_resumptions$;
@@ -208,8 +215,10 @@ language plpgsql
 volatile
 as $_list_claimable_tenants$
 declare
-  -- Of so many tenants chance is fair; a claim of more runs looks at as many tenants.
-  v_wanted integer := greatest(16, p_max_runs);
+  -- Several runs of each, since a tenant costs more than a run.
+  v_taken integer := greatest(4, p_max_runs / 4);
+  -- Of so many tenants chance is fair.
+  v_wanted integer := greatest(16, v_taken);
   v_seen integer;
   v_tenants text[];
   v_start bigint;
@@ -225,7 +234,7 @@ begin
            order by r.claimable_at
            limit v_wanted * 2) o;
   if v_seen < v_wanted * 2 then
-    return array(select t.tenant from unnest(v_tenants) as t (tenant) order by random());
+    return array(select t.tenant from unnest(v_tenants) as t (tenant) order by random() limit v_taken);
   end if;
 
   -- Else from tenant to tenant over the index, from any point on and around. Tenants all of whose
@@ -234,6 +243,7 @@ begin
   v_slot := v_start;
   v_tenant := '';
   for v_hop in 1 .. v_wanted * 4 loop
+    exit when cardinality(v_tenants) >= v_wanted * 2;
     select hashtextextended(r.tenant, 0), r.tenant, r.claimable_at into v_slot, v_tenant, v_claimable_at
       from stepquota.workflow_run_resumptions r
      where r.runtime = p_runtime and r.status = 'OPEN'
@@ -247,19 +257,20 @@ begin
       v_tenant := '';
       continue;
     end if;
-    exit when v_has_wrapped and v_slot >= v_start or cardinality(v_tenants) >= v_wanted * 2;
+    exit when v_has_wrapped and v_slot >= v_start;
     if v_claimable_at <= p_now and v_tenant <> all (v_tenants) then
       v_tenants := v_tenants || v_tenant;
     end if;
   end loop;
-  return array(select t.tenant from unnest(v_tenants) as t (tenant) order by random() limit v_wanted);
+  return array(select t.tenant from unnest(v_tenants) as t (tenant) order by random() limit v_taken);
 end;
 $_list_claimable_tenants$;
 
 -- Claims of one tenant, oldest first. Statements for all of them together.
 -- Locks: resumptions, never waiting.
 create or replace function stepquota._claim_of_tenant(
-  p_tenant text, p_runtime text, p_worker text, p_max_runs integer, p_lease interval, p_now timestamptz)
+  p_tenant text, p_runtime text, p_worker text, p_max_runs integer, p_lease interval, p_stuck_after integer,
+  p_now timestamptz)
 returns table (
   resumption_id uuid, run_id text, node_paths text[], delivery bigint, wait_type text, leased_until timestamptz,
   payload jsonb)
@@ -268,7 +279,6 @@ volatile
 as $_claim_of_tenant$
 #variable_conflict use_column
 declare
-  v_stuck_after integer;
   v_resumptions stepquota.workflow_run_resumptions[];
   v_resumption stepquota.workflow_run_resumptions;
   v_ids uuid[];
@@ -276,6 +286,7 @@ declare
   v_deliveries bigint[];
   v_claimable_at timestamptz[];
   v_payloads jsonb[];
+  v_has_stuck boolean;
 begin
   v_resumptions := array(
     select r from stepquota.workflow_run_resumptions r
@@ -287,12 +298,12 @@ begin
   if v_resumptions = '{}' then
     return;
   end if;
-  select p.stuck_after_deliveries into v_stuck_after from stepquota.policy p;
   select array_agg(r.resumption_id), array_agg(r.wait_id), array_agg(nextval('stepquota.workflow_run_deliveries')),
          array_agg(p_now + p_lease * case
-           when cardinality(r.deliveries) + 1 - r.forgiven_deliveries < v_stuck_after then 1
-           else power(2, least(cardinality(r.deliveries) + 1 - r.forgiven_deliveries - v_stuck_after, 16)) end)
-    into v_ids, v_wait_ids, v_deliveries, v_claimable_at
+           when cardinality(r.deliveries) + 1 - r.forgiven_deliveries < p_stuck_after then 1
+           else power(2, least(cardinality(r.deliveries) + 1 - r.forgiven_deliveries - p_stuck_after, 16)) end),
+         bool_or(cardinality(r.deliveries) + 1 - r.forgiven_deliveries = p_stuck_after)
+    into v_ids, v_wait_ids, v_deliveries, v_claimable_at, v_has_stuck
     from unnest(v_resumptions) r;
   update stepquota.workflow_run_resumptions r
      set delivery = c.delivery, deliveries = r.deliveries || c.delivery, worker = p_worker,
@@ -300,13 +311,15 @@ begin
          claimable_at = greatest(least(c.claimable_at, p_now + interval '1 hour'), p_now + p_lease)
     from unnest(v_ids, v_deliveries, v_claimable_at) as c (resumption_id, delivery, claimable_at)
    where r.tenant = p_tenant and r.resumption_id = c.resumption_id;
-  foreach v_resumption in array v_resumptions loop
-    if cardinality(v_resumption.deliveries) + 1 - v_resumption.forgiven_deliveries = v_stuck_after then
-      perform stepquota._record_event(p_tenant, 'resumption_stuck', 'error', v_resumption.run_id,
-        jsonb_build_object('resumption_id', v_resumption.resumption_id, 'deliveries', v_stuck_after,
-          'runtime', p_runtime, 'worker', p_worker, 'node_paths', to_jsonb(v_resumption.unentered_paths)), p_now);
-    end if;
-  end loop;
+  if v_has_stuck then
+    foreach v_resumption in array v_resumptions loop
+      if cardinality(v_resumption.deliveries) + 1 - v_resumption.forgiven_deliveries = p_stuck_after then
+        perform stepquota._record_event(p_tenant, 'resumption_stuck', 'error', v_resumption.run_id,
+          jsonb_build_object('resumption_id', v_resumption.resumption_id, 'deliveries', p_stuck_after,
+            'runtime', p_runtime, 'worker', p_worker, 'node_paths', to_jsonb(v_resumption.unentered_paths)), p_now);
+      end if;
+    end loop;
+  end if;
   v_payloads := stepquota._host_list_payloads(p_tenant, v_wait_ids);
   return query
     select r.resumption_id, r.run_id, r.unentered_paths, v_deliveries[r.place], r.wait_type, p_now + p_lease,
@@ -404,7 +417,7 @@ comment on function stepquota._count_promised_units(text, timestamptz) is 'Units
 comment on function stepquota._check_delivery(text, text, bigint) is 'Raises WQ007 for a delivery that is not the newest.';
 comment on function stepquota._is_stuck(stepquota.workflow_run_resumptions, integer) is 'Whether a resumption was delivered that often.';
 comment on function stepquota._list_claimable_tenants(text, integer, timestamptz) is 'Tenants of whom something may be claimed, by chance.';
-comment on function stepquota._claim_of_tenant(text, text, text, integer, interval, timestamptz) is 'Claims of one tenant.';
+comment on function stepquota._claim_of_tenant(text, text, text, integer, interval, integer, timestamptz) is 'Claims of one tenant.';
 comment on function stepquota._lock_resumption(text, uuid) is 'The resumption, locked; raises WQ013 if there is none.';
 comment on function stepquota.claim_workflow_run_resumptions(text, integer, interval, text, text) is
   'Hands runs to go on with to a worker, for a lease: tenant, resumption_id, run_id, the paths to re-enter (node_paths), delivery (pass it to start and finish), wait_type, leased_until, payload of the wait. p_max_runs 1 to 10000; p_tenant NULL is all tenants, in turns. Not acknowledged and not re-entered when the lease ends, they are delivered again; stuck ones after longer and longer pauses, up to an hour. WQ001 bad arguments.';

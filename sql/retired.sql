@@ -6,10 +6,12 @@ drop function if exists stepquota._take_unit(text, stepquota._found_quota, integ
 drop function if exists stepquota._take_unit(text, integer, timestamptz);
 drop function if exists stepquota._describe_taken_unit(stepquota.workflow_step_quotas, integer, bigint, bigint);
 drop function if exists stepquota._debug_reservation(stepquota.workflow_step_quotas, bigint);
+drop function if exists stepquota._host_insert_step(text, text, text, integer, date, uuid, text, timestamptz, timestamptz);
 drop function if exists stepquota._host_list_quota_queue(text);
 drop function if exists stepquota._host_list_queued_tenants();
 drop function if exists stepquota._resume_quota_wait(
   stepquota.workflow_runs, stepquota.workflow_run_waits, bigint, text, jsonb, timestamptz);
+drop function if exists stepquota._claim_of_tenant(text, text, text, integer, interval, timestamptz);
 drop function if exists stepquota._add_resumption(
   stepquota.workflow_runs, stepquota.workflow_run_waits, text[], timestamptz);
 drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);

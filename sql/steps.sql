@@ -5,6 +5,11 @@
 -- Asking twice for the same attempt counts once: its ledger row is the answer, whatever the quota says
 -- now. On a WAITING run a free unit starts the step; that is how a resumed run goes on.
 --
+-- Nearly every call goes the short way: nothing stands in the way of the run, a unit is free at home, and
+-- the attempt is new, which its key tells when it is written. What else was met is undone, and the long
+-- way decides. The two statements of the unit are those of reserve_workflow_step, where the reasons are;
+-- a test compares them.
+--
 -- Locks: the run; then perhaps the quota row without waiting, then the lane. When denied: the quota row
 -- FOR SHARE, and the decision again, so that no raise of capacity slips between denial and pause.
 -- SQLSTATEs: WQ001, WQ002, WQ006, WQ007.
@@ -23,12 +28,77 @@ set plan_cache_mode = force_generic_plan
 as $start_workflow_step$
 declare
   v_now timestamptz := stepquota._now();
+  v_limit bigint;
+  v_period_start timestamptz;
+  v_period_end timestamptz;
+  v_period_source text;
+  v_limit_source text;
+  v_tier text;
+  v_granted_units bigint;
+  v_subscription_id text;
+  v_carried_count bigint;
+  v_lane_count integer;
+  v_exhausted_at_count bigint;
+  v_alert_at_count bigint;
+  v_own_count bigint;
+  v_used_count bigint;
+  v_step_id uuid;
   v_run stepquota.workflow_runs;
   v_step stepquota.workflow_run_steps;
   v_quota stepquota.workflow_step_quota;
   v_wait_id uuid;
   v_start stepquota.workflow_step_start;
 begin
+  -- One expression, since each costs more than what it says. Tenant and run are looked for by their keys:
+  -- those that cannot be are not found.
+  if (p_attempt > 0 and p_delivery is null and stepquota._is_node_path(p_node_path)
+      and stepquota._is_name(p_step_type)) is true then
+    v_run := stepquota._host_enter_run(p_tenant, p_run_id, p_node_path);
+  end if;
+  if v_run.ledger_month is not null then
+    select q.effective_limit, q.period_start, q.period_end, q.period_source, q.limit_source, q.tier,
+           q.granted_units, q.stripe_subscription_id, q.carried_count, q.lane_count, q.exhausted_at_count,
+           q.alert_at_count
+      into v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier,
+           v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
+           v_alert_at_count
+      from stepquota.workflow_step_quotas q
+     where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
+       and q.epoch = (select p.epoch from stepquota.policy p);
+    if v_exhausted_at_count is null then
+      update stepquota.workflow_step_usage_lanes l
+         set used_count = l.used_count + 1, generation = (l.used_count + 1) >> 6
+       where l.tenant = p_tenant
+         and l.ctid = (
+           select i.ctid from stepquota.workflow_step_usage_lanes i
+            where i.tenant = p_tenant and i.period_start = v_period_start and i.lane = pg_backend_pid() % v_lane_count
+              and i.xmax = '0'::xid
+            order by i.tenant, i.period_start, i.lane, i.generation desc
+            limit 1)
+         and (l.allowance is null or l.used_count < l.allowance)
+      returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
+      if found then
+        v_step_id := gen_random_uuid();
+        if stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
+             p_step_type, v_period_start, v_now) then
+          if v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
+             or stepquota._is_debugging() then
+            if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count)
+               or v_used_count >= v_alert_at_count or stepquota._is_debugging() then
+              v_used_count := stepquota._review_taken_unit(p_tenant, p_run_id, v_carried_count, v_lane_count,
+                v_alert_at_count, v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier, v_now);
+            end if;
+          end if;
+          return ('started', v_step_id, null, true, v_used_count, v_limit,
+            stepquota._count_units_left(v_limit, v_used_count), v_period_start, v_period_end, v_period_source,
+            v_limit_source, v_tier, v_granted_units, v_subscription_id, 'STARTED')::stepquota.workflow_step_start;
+        end if;
+        perform stepquota._give_back_unit(p_tenant, v_period_start, v_lane_count);
+      end if;
+    end if;
+    perform stepquota._host_set_run(p_tenant, p_run_id, v_run.status, v_run.node_path);
+  end if;
+
   -- Several calls in one perform, here and below: each perform is a statement of its own, and those cost
   -- more than what they call.
   perform stepquota._check_tenant(p_tenant), stepquota._check_run_id(p_run_id),

@@ -57,6 +57,11 @@ as $verify_all$
     from stepquota.workflow_step_usage_lanes l
    where l.lane < 0 or l.used_count < 0 or l.unledgered_count not between 0 and l.used_count
   union all
+  select 'I1 exact', l.tenant, l.period_start::text, format('lane %s is there %s times', l.lane, count(*))
+    from stepquota.workflow_step_usage_lanes l
+   group by l.tenant, l.period_start, l.lane
+  having count(*) > 1
+  union all
   -- I3: units counted with a ledger row, and ledger rows with those that were purged, are the same number
   -- in every period.
   select 'I3 conserved', coalesce(c.tenant, s.tenant), coalesce(c.period_start, s.period_start)::text,

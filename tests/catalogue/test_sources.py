@@ -246,3 +246,23 @@ def test_comments_of_functions_name_their_sqlstates() -> None:
         if code not in comments[r.name] and not re.search(r"WQ020 to WQ024", comments[r.name])
     ]
     assert missing == []
+
+
+def test_a_unit_is_taken_the_same_way_everywhere() -> None:
+    """The statements that take a unit from the home lane stand twice, for speed: word for word."""
+    by_name = {r.name: r for r in ROUTINES}
+    counted = "unledgered_count = l.unledgered_count + 1, "
+
+    def hot(name: str) -> list[str]:
+        found = [
+            statement[statement.index(verb) :]
+            for statement in by_name[name].statements()
+            for verb in ("select q.effective_limit", "update stepquota.workflow_step_usage_lanes")
+            if verb in statement
+        ]
+        assert len(found) == 2
+        return found
+
+    quota, lane = hot("reserve_workflow_step")
+    assert counted in lane
+    assert hot("start_workflow_step") == [quota, lane.replace(counted, "")]

@@ -119,9 +119,8 @@ def test_any_mix_of_commits_and_aborts(database: Database, limit: int) -> None:
 
 
 def test_a_guard_that_is_missing_would_be_seen(database: Database, connect: Connect) -> None:
-    break_function(
-        database, "_take_unit", "and (l.allowance is null or l.used_count < l.allowance)", ""
-    )
+    guard = "and (l.allowance is null or l.used_count < l.allowance)"
+    break_function(database, "reserve_workflow_step", guard, "")
     with connect(autocommit=True) as connection:
         give_limit(connection, "acme", 2)
         assert [reserve(connection) for _ in range(3)] == [True] * 3

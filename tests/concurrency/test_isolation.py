@@ -86,7 +86,7 @@ def test_in_many_lanes_an_old_snapshot_meets_nobody(connect: Connect, old: Conne
 
 
 def test_without_home_lanes_it_would(database: Database, connect: Connect, old: Connection) -> None:
-    for function in ("_take_unit", "_take_unit_elsewhere"):
+    for function in ("reserve_workflow_step", "_take_unit_elsewhere"):
         break_function(database, function, "pg_backend_pid()", "0")
     split(connect(autocommit=True), 20_000)
     look(old)

@@ -72,21 +72,50 @@ def test_a_mixed_load_takes_exactly_the_limit(database: Database) -> None:
     assert committed_of_a_mixed_load(database, 2000, 4) == (2000, 2000)
 
 
-def test_callers_that_meet_split_the_lane(database: Database, connect: Connect) -> None:
-    first, second, watcher = connect(), connect(autocommit=True), connect(autocommit=True)
-    give_limit(watcher, "acme", 10_000)
+def meet(first: Connection, second: Connection, watcher: Connection) -> None:
+    """The first takes a unit, and the second waits for the lane until that is committed."""
     assert reserve(first)
-    assert value(watcher, LANES) == 1
     waiting = Background(second, reserve)
     assert waiting.wait_until_blocked(watcher)
     first.commit()
     assert waiting.result()
+
+
+def test_callers_that_meet_often_split_the_lane(database: Database, connect: Connect) -> None:
+    first, second, watcher = connect(), connect(autocommit=True), connect(autocommit=True)
+    # One moment, so that a slow machine does not make it longer than a second.
+    watcher.execute("update stepquota.policy set allow_test_clock = true")
+    for connection in (first, second):
+        connection.execute("select set_config('stepquota.now', clock_timestamp()::text, false)")
+        connection.commit()
+    give_limit(watcher, "acme", 10_000)
+    for _ in range(7):
+        meet(first, second, watcher)
+        assert value(watcher, LANES) == 1
+    meet(first, second, watcher)
     assert value(watcher, LANES) == 64
     # Now one that holds its lane open stops nobody.
     assert reserve(first)
     second.execute("set statement_timeout = '5s'")
     assert all(reserve(second) for _ in range(20))
     first.commit()
+    assert violations(watcher) == []
+
+
+def test_callers_that_meet_now_and_then_do_not(database: Database, connect: Connect) -> None:
+    first, second, watcher = connect(), connect(autocommit=True), connect(autocommit=True)
+    watcher.execute("update stepquota.policy set allow_test_clock = true")
+    give_limit(watcher, "acme", 10_000)
+    for n in range(10):
+        for connection in (first, second):
+            connection.execute(
+                "select set_config('stepquota.now',"
+                " (clock_timestamp() + %s * interval '2 s')::text, false)",
+                [n],
+            )
+            connection.commit()
+        meet(first, second, watcher)
+    assert value(watcher, LANES) == 1
     assert violations(watcher) == []
 
 

@@ -107,13 +107,13 @@ def test_two_batches_over_short_lanes_take_turns(database: Database, connect: Co
     batches = []
     for connection in (up, down):
         batches.append(
-            Background(connection, lambda c: call(c, "reserve_workflow_steps", "acme", 2))
+            Background(connection, lambda c: call(c, "reserve_workflow_steps", "acme", 3, True))
         )
         assert batches[-1].wait_until_blocked(watcher)
     one.commit()
     wait_until_blocked_by_another(watcher, up, one)
     two.commit()
-    assert [batch.result()["granted"] for batch in batches] == [2, 2]
+    assert [batch.result()["granted"] for batch in batches] == [3, 1]
     assert violations(watcher) == []
 
 
@@ -213,7 +213,7 @@ WITHOUT_IT: dict[str, tuple[Callable[..., None], list[Broken]]] = {
                 "where q.tenant = p_tenant;",
             ),
             (
-                "_take_units",
+                "_take_units_from_lanes",
                 "order by l.tenant, l.period_start, l.lane\n",
                 "order by l.lane * current_setting('test.direction', true)::integer\n",
             ),

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from harness.databases import Database
+from harness.servers import POSTGRES15
 from stepquota.demo.stripe_fake import StripeFake, serve
 from stepquota.stripe_sync.api import StripeApi
 from stepquota.stripe_sync.mirror import Mirror
@@ -26,6 +28,22 @@ KEY = "sk_test_fake"
 SECRET = "whsec_fake"
 
 MakeMirror = Callable[[], Mirror]
+
+
+# What these test is the process, not what the server makes of it: one server is enough.
+_ON_ONE_SERVER = ("test_commands.py", "test_endpoint.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [
+        item
+        for item in items
+        if item.path.name in _ON_ONE_SERVER
+        and item.path.parent == Path(__file__).parent
+        and POSTGRES15 in item.name
+    ]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture

@@ -136,12 +136,32 @@ def test_a_stopped_full_sync_goes_on(
     other = make_mirror()
     assert full_sync(other, api, on_progress=seen.append).is_complete
     assert fake.requests["/v1/products"] == 0
-    assert fake.requests["/v1/customers"] == 2
+    assert fake.requests["/v1/customers"] == 2 + 8  # and to guess how many there are
     assert [(p.object_type, p.listed) for p in seen if p.object_type == "customer"] == [
         ("customer", 100),
         ("customer", 200),
         ("customer", 250),
     ]
+
+
+def test_how_many_there_are_is_guessed_by_when_they_were_made(
+    fake: StripeFake, api: StripeApi, mirror: Mirror
+) -> None:
+    with fake.losing_events():
+        fake.advance(days=-300)
+        for number in range(300):
+            fake.create_customer(id=f"cus_{number}")
+            fake.advance(days=1)
+    seen: list[Progress] = []
+    full_sync(mirror, api, on_progress=seen.append)
+    guesses = [p.total for p in seen if p.object_type == "customer"]
+    assert len(guesses) == 3
+    assert guesses[-1] == 300
+    assert all(guess and abs(guess - 300) < 30 for guess in guesses)
+    # The next time it is known.
+    seen.clear()
+    full_sync(mirror, api, on_progress=seen.append)
+    assert [p.total for p in seen if p.object_type == "customer"] == [300, 300, 300]
 
 
 def test_a_page_whose_start_is_gone_begins_the_listing_anew(

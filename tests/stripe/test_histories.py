@@ -44,7 +44,7 @@ def test_histories(bench: Bench) -> None:
     is_newest = bench.database.server.name == EMBEDDED18
     usual = settings(
         USUAL,
-        max_examples=10 if is_newest else 2,
+        max_examples=10 if is_newest else 1,
         phases=[Phase.generate, *([Phase.shrink] if SECONDS else [])],
     )
     until = time.monotonic() + SECONDS

@@ -43,6 +43,7 @@ EVENT_TYPES = (
 """The events to subscribe to; Stripe lists at most 20 types at a time."""
 
 PAGE = 100
+_STRIPE_BEGAN = 1_300_000_000  # in 2011; no object is older
 _EXPANDED = {
     "product": (),
     "price": ("product",),
@@ -163,6 +164,29 @@ class StripeApi:
             if object_type == "subscription":
                 self._complete_items(object_, [])
         return Page(answer["data"], not (answer["has_more"] and answer["data"]))
+
+    def find_oldest(self, object_type: ObjectType, newest: int, steps: int = 8) -> int:
+        """About when the first object of a type was made, in unix seconds; for estimates.
+
+        Lists go from new to old, and Stripe says nowhere how many there are.
+
+        Args:
+            object_type: The type.
+            newest: When the newest one was made.
+            steps: How many requests to spend on it; each halves the doubt.
+        """
+        earliest, latest = _STRIPE_BEGAN, newest
+        for _ in range(steps):
+            middle = (earliest + latest) // 2
+            parameters: dict[str, Any] = {"limit": 1, "created": {"lte": middle}}
+            if object_type == "subscription":
+                parameters["status"] = "all"
+            answer: Object = self._ask(self._service(object_type).list, parameters)
+            if answer["data"]:
+                latest = int(answer["data"][0]["created"])
+            else:
+                earliest = middle
+        return latest
 
     def retrieve(self, object_type: ObjectType, object_id: str) -> Object:
         """An object, with all that is expanded in it; one that is gone has ``deleted``.

@@ -301,7 +301,6 @@ class _ProgressBar:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str | None, Any] = {}
-        self._newest: dict[str | None, int] = {}
         self._printed = time.monotonic()
 
     def __enter__(self) -> _ProgressBar:
@@ -316,12 +315,10 @@ class _ProgressBar:
         name = f"{at.object_type}s" if at.object_type else "missing ones"
         if at.object_type not in self._tasks:
             self._tasks[at.object_type] = self._progress.add_task(name, total=None)
-        # Stripe does not say how many there are: what the mirror had is the best guess.
-        total = at.known if at.known >= at.listed else None
-        self._progress.update(self._tasks[at.object_type], completed=at.listed, total=total)
+        self._progress.update(self._tasks[at.object_type], completed=at.listed, total=at.total)
         if self._progress.disable and time.monotonic() - self._printed >= 10:
             self._printed = time.monotonic()
-            of = f" of about {at.known}" if total else ""
+            of = f" of about {at.total}" if at.total else ""
             print(f"{name}: {at.listed}{of}", file=sys.stderr, flush=True)
 
 

@@ -50,6 +50,10 @@ class _Refusal(Exception):
         self.reason = reason
 
 
+class _Unstored(psycopg.OperationalError):
+    """Something unforeseen kept events from being stored."""
+
+
 class EventStore:
     """Stores events for many deliveries at once, on one connection that it renews when it is lost.
 
@@ -88,7 +92,12 @@ class EventStore:
                 batch = [await self._waiting.get()]
                 while len(batch) < BATCH and not self._waiting.empty():
                     batch.append(self._waiting.get_nowait())
-                await self._store_batch(batch)
+                try:
+                    await self._store_batch(batch)
+                except Exception as error:
+                    # The next ones must still be stored, whatever was wrong with these.
+                    log.exception("events cannot be stored")
+                    _fail([(event, stored) for _, event, stored in batch], _Unstored(str(error)))
         finally:
             await self._disconnect()
 

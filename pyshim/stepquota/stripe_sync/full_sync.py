@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 
 from ..errors import StripeSyncRunning, TooManyUnseen
 from ..problems import Problem
-from .api import ObjectType, StripeApi, StripeRejected
+from .api import ObjectType, Page, StripeApi, StripeRejected
 from .mirror import ListingPosition, Mirror
 from .work import finish_changes
+
+
+class AnotherFullSync(Problem):
+    """Another process runs a full sync of this mirror."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +29,13 @@ class Progress:
     Attributes:
         object_type: What is being listed; None while missing objects are looked at.
         listed: How many of them were listed.
-        known: How many the mirror had at the start; 0 if it was empty.
-        oldest: When the last one listed was made, in unix seconds; lists go from new to old.
+        total: How many there are, as far as can be told: what the mirror had at the start, or a
+            guess by when they were made; None without any.
     """
 
     object_type: ObjectType | None
     listed: int
-    known: int
-    oldest: int | None = None
+    total: int | None
 
 
 @dataclass(slots=True)
@@ -69,14 +72,15 @@ def full_sync(
         should_stop: Asked after each page.
 
     Raises:
-        Problem: Another one is running, or too much is missing.
+        AnotherFullSync: Another one is running.
+        Problem: Too much is missing.
         StripeRefused: The key is not accepted or lacks a permission; nothing is taken for deleted.
         StripeUnavailable: Stripe cannot be asked now; run it again, and it goes on.
     """
     try:
         positions = mirror.begin_sync(from_start)
     except StripeSyncRunning as error:
-        raise Problem(f"{error.message}: {error.detail}", error.hint or "") from error
+        raise AnotherFullSync(f"{error.message}: {error.detail}", error.hint or "") from error
     result = FullSync()
     try:
         try:
@@ -114,6 +118,7 @@ def _list_all(
             if position.is_complete:
                 continue
             object_type, listed = position.object_type, position.listed
+            guess = _Guess(api, position)
             fetched_at = mirror.read_clock()
             request = ahead.submit(api.list_objects, object_type, position.last_id)
             while True:
@@ -126,13 +131,36 @@ def _list_all(
                 ):
                     result.count(object_type, row.action, row.objects)
                 listed += len(page.objects)
-                oldest = page.objects[-1].get("created") if page.objects else None
-                on_progress(Progress(object_type, listed, position.known, oldest))
+                on_progress(Progress(object_type, listed, guess.total(listed, page)))
                 if page.is_last:
                     break
                 if should_stop():
                     return False
     return not should_stop()
+
+
+class _Guess:
+    """How many objects of a type there are, for the time left."""
+
+    def __init__(self, api: StripeApi, position: ListingPosition):
+        self._api = api
+        self._position = position
+        self._newest: int | None = None
+        self._oldest = 0
+
+    def total(self, listed: int, page: Page) -> int | None:
+        """The guess after a page, when so many were listed."""
+        if page.is_last:
+            return listed
+        if self._position.known > listed:
+            return self._position.known
+        if self._newest is None:
+            self._newest = int(page.objects[0]["created"])
+            self._oldest = self._api.find_oldest(self._position.object_type, self._newest)
+        # As if they had been made at an even pace.
+        passed = self._newest - int(page.objects[-1]["created"])
+        span = self._newest - self._oldest
+        return max(listed, listed * span // passed) if passed > 0 else None
 
 
 def _look_at_missing(

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..database_url import Parameters, one_line
 from ..problems import Problem
 from .api import StripeApi, StripeRefused, StripeUnavailable
 from .catch_up import catch_up
-from .full_sync import full_sync
+from .full_sync import AnotherFullSync, full_sync
 from .mirror import Mirror
 from .settings import ApiSettings
 from .work import WorkDone, open_mirror, work_off
@@ -116,14 +116,15 @@ class Crew:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                api = StripeApi(self._settings)
-                with psycopg.connect(
-                    **{**self._parameters, "application_name": f"stepquota stripe {name}"},
-                    autocommit=True,
-                ) as connection:
+                with (
+                    closing(StripeApi(self._settings)) as api,
+                    psycopg.connect(
+                        **{**self._parameters, "application_name": f"stepquota stripe {name}"},
+                        autocommit=True,
+                    ) as connection,
+                ):
                     mirror = Mirror(connection)
                     open_mirror(mirror, api)
-                    self._trouble.pop(name, None)
                     run(mirror, api)
             except Exception as error:
                 if self._stopping.is_set():
@@ -136,9 +137,9 @@ class Crew:
                 if isinstance(error, StripeRefused | Problem):
                     wait = REFUSED_SECONDS
                 self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-            finally:
-                with suppress(UnboundLocalError):
-                    api.close()
+
+    def _all_well(self) -> None:
+        self._trouble.pop(threading.current_thread().name, None)
 
     def _report(self, name: str, error: Exception) -> None:
         if isinstance(error, psycopg.Error):
@@ -154,12 +155,14 @@ class Crew:
     def _work(self, mirror: Mirror, api: StripeApi) -> None:
         while not self._stopping.is_set():
             done = work_off(mirror, api)
+            self._all_well()
             if done == WorkDone():
                 self._wake.wait(POLL_SECONDS)
                 self._wake.clear()
 
     def _listen(self, mirror: Mirror, _api: StripeApi) -> None:
         mirror.connection.execute(f"listen {CHANNEL}".encode())
+        self._all_well()
         while not self._stopping.is_set():
             for _ in mirror.connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                 self._wake.set()
@@ -172,15 +175,21 @@ class Crew:
                 self._wake.set()
             while mirror.tend_events():
                 pass
+            self._all_well()
             self._stopping.wait(self._options.catch_up_seconds)
 
     def _sync(self, mirror: Mirror, api: StripeApi) -> None:
         while not self._stopping.is_set():
             if mirror.is_full_sync_due(self._options.full_sync_seconds):
                 log.info("full sync begins")
-                result = full_sync(mirror, api, should_stop=self._stopping.is_set)
-                if result.is_complete:
-                    log.info("full sync done: %s", describe_counts(result.counts))
+                try:
+                    result = full_sync(mirror, api, should_stop=self._stopping.is_set)
+                except AnotherFullSync as running:
+                    log.info("%s", running.what)
+                else:
+                    if result.is_complete:
+                        log.info("full sync done: %s", describe_counts(result.counts))
+            self._all_well()
             self._stopping.wait(60)
 
 

@@ -9,7 +9,10 @@ insert into policies values
   ('resumption_counts_for', '00:10:00', '0 seconds'), ('stuck_after_deliveries', '3', '1.5'), ('usage_on_moved_period', 'reset', 'keep'), ('usage_on_other_period', 'carry', ''), ('notify_resumptions', 'false', ''),
   ('enforcement', 'shadow', 'off'), ('batch_open_for', '00:02:00', '0'), ('closed_batches_kept_for', '1 day', '-1 day'),
   ('alert_percents', '{75,100}', '{0,50}'),
-  ('past_due_qualifies', 'false', 'never'), ('pause_collection_qualifies', 'false', ''), ('stripe_event_attempts', '3', '0'), ('stripe_events_kept_for', '40 days', '30 days');
+  ('past_due_qualifies', 'false', 'never'), ('pause_collection_qualifies', 'false', ''), ('stripe_event_attempts', '3', '0'), ('stripe_events_kept_for', '40 days', '30 days'),
+  ('reconcile_every', '12:00:00', '0'), ('maintenance_seconds', '5', '0'), ('ended_runs_kept_for', '30 days', '1 hour'),
+  ('logs_kept_for', '30 days', '1 hour'), ('events_kept_for', '30 days', '1 hour'), ('unclaimed_events_kept_for', '60 days', '1 day'),
+  ('scans_kept_for', '7 days', '1 hour'), ('cron_history_kept_for', '2 days', '1 hour');
 select plan((select 3 * count(*)::integer + 11 from policies));
 select set_clock('2026-04-15Z');
 select set_eq($$select attname::text from pg_attribute where attrelid = 'stepquota.policy'::regclass and attnum > 0 and attname not in ('only_row', 'epoch', 'allow_test_clock')$$,

@@ -1,6 +1,6 @@
 -- Each violation is seen, and names tenant and object; a sound installation gives no row.
 begin;
-select plan(12);
+select plan(13);
 select set_clock('2026-04-15Z');
 select give_limit('acme', 2), use_units('acme', 2);
 select isnt(pause_run('acme', 'r'), null, 'a paused run');
@@ -25,6 +25,7 @@ select alike(pg_temp.seen($$update stepquota.workflow_step_usage_lanes set allow
 select alike(pg_temp.seen($$update stepquota.workflow_step_usage_lanes set used_count = 3 where tenant = 'acme'$$), '%I1 exact acme %', 'one that used too much');
 select alike(pg_temp.seen($$delete from stepquota.workflow_step_usage_lanes where tenant = 'rich'$$), '%I1 exact rich %', 'one that is gone');
 select alike(pg_temp.seen($$update stepquota.workflow_step_usage_lanes set unledgered_count = -1 where tenant = 'rich'$$), '%I1 exact rich %', 'one that counts below 0');
+select alike(pg_temp.seen($$insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane, allowance, generation) select l.tenant, l.period_start, l.lane, 0, 9 from stepquota.workflow_step_usage_lanes l where l.tenant = 'rich'$$), 'I1 exact rich %', 'one that is there twice');
 select alike(pg_temp.seen($$delete from stepquota.workflow_run_steps where tenant = 'rich'$$), 'I3 conserved rich %', 'a ledger row that is gone');
 select is(pg_temp.seen($$update stepquota.workflow_run_waits set status = 'CANCELED', resolved_at = now()$$), 'I5 no lost run acme r', 'a run that waits for nothing');
 select is(pg_temp.seen($$delete from stepquota.paused_tenants$$), 'I5 no lost run acme r', 'a tenant that nobody will look at');

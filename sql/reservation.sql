@@ -287,15 +287,10 @@ declare
 begin
   loop
     v_home := pg_backend_pid() % v_quota.lane_count;
-    if v_is_contended is null and p_found.is_trusted and v_quota.lane_count = 1 then
-      -- There is nowhere else to look: most of those who come here met somebody at the only lane.
-      v_lane := v_home;
-      v_is_contended := true;
-    else
-      v_lane := stepquota._find_free_lane(p_tenant, v_quota.period_start, v_home, 1);
-      -- Not at home: it is busy, or used up and the others may be busy soon.
-      v_is_contended := v_lane is distinct from v_home;
-    end if;
+    v_lane := stepquota._find_free_lane(p_tenant, v_quota.period_start, v_home, 1);
+
+    -- Not at home: it is busy, or used up and the others may be busy soon.
+    v_is_contended := v_lane is distinct from v_home;
     if v_lane is null then
       select q.version, sum(l.used_count), bool_and(l.allowance is not null and l.used_count >= l.allowance),
              min(l.lane) filter (where l.allowance is null or l.used_count < l.allowance)

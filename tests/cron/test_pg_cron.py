@@ -368,7 +368,9 @@ def test_purging_takes_the_history_of_our_own_job_only(
                    j.command, 'succeeded', clock_timestamp() - a.days * interval '1 day',
                    clock_timestamp() - a.days * interval '1 day'
               from cron.job j, (values (1), (8), (30)) as a (days)
-            """
+             where j.username = any (%s) and j.jobname = any (%s)
+            """,
+            [[one, two], [JOB, "theirs"]],
         )
         before = rows(superuser, "select count(*) from cron.job_run_details")[0][0]
         assert before == 12

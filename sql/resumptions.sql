@@ -186,22 +186,20 @@ begin
   end if;
   select p.stuck_after_deliveries into v_stuck_after from stepquota.policy p;
 
-  -- Some tenants after the others, until there are enough runs or somebody else has all that are left.
+  -- Some tenants after the others, each an equal part of what is still wanted, until there are enough runs
+  -- or somebody else has all that are left. So who has very many gets them only after the others.
   loop
     v_tenants := case when p_tenant is null then stepquota._list_claimable_tenants(p_runtime, p_max_runs, v_now)
                       else array[p_tenant] end;
     v_wanted := p_max_runs;
-    -- First an equal part each, then whatever is left to those that have more.
     v_share := greatest(1, p_max_runs / greatest(1, cardinality(v_tenants)));
-    for v_round in 1 .. 2 loop
-      foreach v_tenant in array v_tenants loop
-        exit when p_max_runs <= 0;
-        return query
-          select v_tenant, c.* from stepquota._claim_of_tenant(v_tenant, p_runtime, p_worker,
-            case v_round when 1 then least(v_share, p_max_runs) else p_max_runs end, p_lease, v_stuck_after, v_now) c;
-        get diagnostics v_claimed = row_count;
-        p_max_runs := p_max_runs - v_claimed;
-      end loop;
+    foreach v_tenant in array v_tenants loop
+      exit when p_max_runs <= 0;
+      return query
+        select v_tenant, c.* from stepquota._claim_of_tenant(v_tenant, p_runtime, p_worker,
+          least(v_share, p_max_runs), p_lease, v_stuck_after, v_now) c;
+      get diagnostics v_claimed = row_count;
+      p_max_runs := p_max_runs - v_claimed;
     end loop;
     exit when p_max_runs <= 0 or p_max_runs = v_wanted or p_tenant is not null;
   end loop;

@@ -111,6 +111,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo is not ty
     def init_connection(self, connection: psycopg.Connection) -> None:
         super().init_connection(connection)
         connection.execute("set statement_timeout = 0")
+        connection.execute("set idle_in_transaction_session_timeout = 0")
         connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'".encode())
         connection.execute("set client_min_messages = warning")
 
@@ -178,6 +179,7 @@ def function_settings() -> str:
         "set local search_path = pg_catalog, pg_temp;\n"
         "set local client_min_messages = warning;\n"
         "set local statement_timeout = 0;\n"
+        "set local idle_in_transaction_session_timeout = 0;\n"
         f"set local lock_timeout = '{LOCK_TIMEOUT}';\n"
     )
 

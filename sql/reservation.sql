@@ -133,9 +133,19 @@ declare
   v_counted bigint;
   v_used_count bigint;
 begin
-  select sum(l.used_count) into v_counted
-    from stepquota.workflow_step_usage_lanes l
-   where l.tenant = p_tenant and l.period_start = p_period_start;
+  -- Lane by lane, the newest version first: while somebody holds an old snapshot there may be very many
+  -- dead ones, and a scan over all lanes meets each of them.
+  select sum(n.used_count) into v_counted
+    from generate_series(0, (
+           select m.lane from stepquota.workflow_step_usage_lanes m
+            where m.tenant = p_tenant and m.period_start = p_period_start
+            order by m.tenant desc, m.period_start desc, m.lane desc, m.generation desc
+            limit 1)) as i (lane)
+   cross join lateral (
+     select l.used_count from stepquota.workflow_step_usage_lanes l
+      where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = i.lane
+      order by l.tenant, l.period_start, l.lane, l.generation desc
+      limit 1) n;
   if p_lane_count > 1 then
     update stepquota.workflow_step_usage_lanes l
        set others_used_count = v_counted - l.used_count

@@ -82,6 +82,32 @@ def test_serve_and_work_apart(
     assert "Traceback" not in work.output
 
 
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [("serve", "stepquota_sync"), ("sync", "stepquota_sync"), ("check", "stepquota_observer")],
+)
+def test_a_role_without_the_right_is_told_before_anything_starts(
+    start: Start, database: Database, command: str, role: str
+) -> None:
+    url = psycopg.conninfo.make_conninfo(database.url, options="-c role=stepquota_runtime")
+    process = start(command, DATABASE_URL=url)
+    assert process.process.wait(30) == 1
+    process.wait_for("may not do this")
+    process.wait_for(f"hint: use one that is a member of {role}")
+
+
+def test_serve_does_not_start_where_it_is_not_installed(start: Start, database: Database) -> None:
+    process = start("serve", DATABASE_URL=database.server.url("postgres"))
+    assert process.process.wait(30) == 1
+    process.wait_for("stepquota is not installed in the database")
+
+
+def test_what_the_network_says_is_said(start: Start) -> None:
+    process = start("sync", STRIPE_API_BASE="http://127.0.0.1:9")
+    assert process.process.wait(60) == 1
+    process.wait_for("refused")
+
+
 def test_a_key_that_is_refused_is_said_everywhere(start: Start, fake: StripeFake) -> None:
     fake.faults.fail("/v1/products", 403, times=None)
     sync = start("sync")

@@ -275,5 +275,8 @@ def _describe(error: stripe.StripeError) -> str:
         parts.append(str(error.http_status))
     if error.code:
         parts.append(error.code)
-    message = redact((error.user_message or str(error) or "no message").splitlines()[0])
+    # What the network said stands in the cause; the library's own text is a paragraph of advice.
+    text = str(error.__cause__ or "") if isinstance(error, stripe.APIConnectionError) else ""
+    text = text or error.user_message or str(error) or "no message"
+    message = redact(" ".join(text.split())[:300])
     return f"{' '.join(parts)}: {message}"

@@ -229,7 +229,7 @@ def check(
 
     parameters = read_database_url(_given(database_url))
     with connect(parameters, autocommit=True) as connection:
-        _check_installed(connection)
+        _check_installed(connection, "stepquota.stripe_sync_health()", "stepquota_observer")
         health, problems = stripe_sync_health(connection), check_stripe(connection, most)
     failed = any(problem.level == "error" for problem in problems)
     if as_json:
@@ -385,6 +385,9 @@ def _serve(
 ) -> None:
     secrets = read_webhook_secrets()
     parameters = read_database_url(_given(database_url))
+    # Or every delivery would be refused.
+    with connect(parameters, autocommit=True) as connection:
+        _check_installed(connection)
     _need_library()
     try:
         import uvicorn
@@ -506,10 +509,23 @@ def _need_library() -> None:
     stripe.enable_telemetry = False
 
 
-def _check_installed(connection: psycopg.Connection[Any]) -> None:
-    found = connection.execute(
-        "select to_regproc('stepquota.stripe_sync_health') is not null"
-    ).fetchone()
+def _check_installed(
+    connection: psycopg.Connection[Any],
+    function: str = "stepquota.record_stripe_events(jsonb, text)",
+    role: str = "stepquota_sync",
+) -> None:
+    """Whether the function that a command begins with is there, and the caller's to call."""
+    try:
+        found = connection.execute(
+            "select has_function_privilege(to_regprocedure(%s), 'execute')", [function]
+        ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        found = (False,)
+    if found == (False,):
+        raise Problem(
+            f"the role {connection.info.user} may not do this",
+            f"use one that is a member of {role}",
+        )
     if found != (True,):
         raise Problem(
             f"stepquota is not installed in the database {connection.info.dbname}, "

@@ -21,7 +21,7 @@ declare
   v_mirror jsonb;
 begin
   if p_livemode is null then
-    perform stepquota._refuse_argument('p_livemode', null, 'true or false', 'The key''s prefix says it: sk_live_ or rk_live_.');
+    perform stepquota._refuse_argument('p_livemode', null, 'true or false', 'The key''s prefix says it: live_ or test_ comes after sk_ or rk_.');
   end if;
   insert into stepquota.stripe_sync_state (name, value, updated_at) values ('mirror', '{}', v_now)
   on conflict (name) do nothing;

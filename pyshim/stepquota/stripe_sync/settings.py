@@ -62,7 +62,7 @@ def read_api_settings(environment: Mapping[str, str] = os.environ) -> ApiSetting
     if not match:
         raise Problem(
             "the Stripe API key is not one",
-            "it begins with rk_test_, rk_live_, sk_test_ or sk_live_",
+            "it begins with rk_ or sk_, and test_ or live_ after that",
         )
     return ApiSettings(Secret(key), match[1] == "live", environment.get(API_BASE) or None)
 

@@ -44,6 +44,62 @@ as $_get_lane_limit$
               then stepquota._count_units_left(p_quota.effective_limit, p_quota.carried_count) end;
 $_get_lane_limit$;
 
+-- The number of a period's last lane, 0 where it has none.
+create or replace function stepquota._get_last_lane(p_tenant text, p_period_start timestamptz)
+returns integer
+language sql
+stable
+as $_get_last_lane$
+  select coalesce((
+    select l.lane from stepquota.workflow_step_usage_lanes l
+     where l.tenant = p_tenant and l.period_start = p_period_start
+     order by l.tenant desc, l.period_start desc, l.lane desc, l.generation desc
+     limit 1), 0);
+$_get_last_lane$;
+
+-- A period's lanes, for statements that only read them. Lane by lane, the newest version first: while
+-- somebody holds an old snapshot there may be very many dead ones, and a scan over the key meets each.
+--
+-- The newest version is where a walk backwards through the key begins. Two things see to it that it is
+-- found so, here and wherever else one version is asked for. Any generation is between 0 and the greatest
+-- integer, said in a way that the planner cannot know: it takes it for a narrow range, and then no bitmap
+-- of all versions seems cheaper, however many pages the statistics say a row has. And the table is never
+-- so small that reading it whole seems cheaper (_pad_lanes).
+create or replace function stepquota._read_lanes(p_tenant text, p_period_start timestamptz)
+returns setof stepquota.workflow_step_usage_lanes
+language sql
+stable
+as $_read_lanes$
+  select n.*
+    from generate_series(0, stepquota._get_last_lane(p_tenant, p_period_start)) as i (number)
+   cross join lateral (
+     select l.* from stepquota.workflow_step_usage_lanes l
+      where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = i.number
+        and l.generation between i.number & 0 and i.number | 2147483647
+      order by l.tenant, l.period_start, l.lane, l.generation desc
+      limit 1) n;
+$_read_lanes$;
+
+-- Makes the lanes' table so many pages long that no plan reads it whole: a cached plan goes on to do so
+-- after the table has grown. The pages stay, as VACUUM is told not to cut them off; what VACUUM FULL or a
+-- restore has left out, the next load of this file adds.
+create or replace function stepquota._pad_lanes()
+returns void
+language plpgsql
+volatile
+as $_pad_lanes$
+declare
+  v_pages constant integer := 16;
+begin
+  if pg_relation_size('stepquota.workflow_step_usage_lanes') < v_pages * current_setting('block_size')::bigint then
+    -- No tenant has this name. Half a page is left free in each.
+    insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane)
+    select '', '-infinity', n.lane from generate_series(1, v_pages * 60) as n (lane);
+    delete from stepquota.workflow_step_usage_lanes l where l.tenant = '';
+  end if;
+end;
+$_pad_lanes$;
+
 -- Brings a period's lanes in line with the limit and answers how many there are. A period without
 -- lanes gets one. A raise waits for nobody: its units go to a lane that is free, or to a new one. Any
 -- other change deals what is left anew.
@@ -221,10 +277,19 @@ begin
 end;
 $_fan_out_lane$;
 
+do $pad_lanes$
+begin
+  perform stepquota._pad_lanes();
+end;
+$pad_lanes$;
+
 comment on function stepquota._get_lane_minimum() is 'Units that a lane owns at least when it is made by splitting.';
 comment on function stepquota._get_lane_maximum() is 'Lanes that a period is split into at most.';
 comment on function stepquota._count_units_left(bigint, bigint) is 'A limit less what is used of it, never below 0; NULL is unlimited.';
 comment on function stepquota._get_lane_limit(stepquota.workflow_step_quotas) is 'What the lanes of a period own together; NULL is unlimited.';
+comment on function stepquota._get_last_lane(text, timestamptz) is 'The number of a period''s last lane.';
+comment on function stepquota._read_lanes(text, timestamptz) is 'A period''s lanes, without meeting their dead versions.';
+comment on function stepquota._pad_lanes() is 'Makes the lanes'' table so long that no plan reads it whole.';
 comment on function stepquota._fit_lanes(text, timestamptz, bigint) is 'Brings a period''s lanes in line with the limit; answers how many there are.';
 comment on function stepquota._deal_lanes(text, timestamptz, bigint) is 'Deals a limit to all lanes of a period.';
 comment on function stepquota._choose_lane_count(bigint) is 'Lanes that a period should have, by what is left.';

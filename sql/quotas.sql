@@ -276,9 +276,7 @@ stable
 as $_sum_usage$
 begin
   return (
-    select coalesce(sum(l.used_count), 0)
-      from stepquota.workflow_step_usage_lanes l
-     where l.tenant = p_tenant and l.period_start = p_period_start)
+    select coalesce(sum(l.used_count), 0) from stepquota._read_lanes(p_tenant, p_period_start) l)
     + coalesce((
     select p.carried_count
       from stepquota.workflow_step_usage_periods p

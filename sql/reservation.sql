@@ -15,7 +15,9 @@
 --
 -- xmax is 0 where nobody has touched a version of a row since it was made. So a lane that somebody has
 -- locked is left alone without waiting, and without a lock of our own, which would cost another
--- statement. It is no proof (what was rolled back has left its mark as well): _take_unit finds out.
+-- statement. It is no proof (what was rolled back has left its mark as well): _take_unit finds out. It is
+-- asked of the newest version alone: as a condition it would send the search on to all the older ones.
+-- (For how that is found, see _read_lanes.)
 --
 -- Locks: the home lane, waiting only if it is taken in the moment between looking and updating; else as
 -- _take_unit. SQLSTATEs: WQ001; 55P03 under lock_timeout; 40001 under REPEATABLE READ and SERIALIZABLE
@@ -65,9 +67,9 @@ begin
          generation = (l.used_count + 1) >> 6
    where l.tenant = p_tenant
      and l.ctid = (
-       select i.ctid from stepquota.workflow_step_usage_lanes i
+       select case when i.xmax = '0'::xid then i.ctid end from stepquota.workflow_step_usage_lanes i
         where i.tenant = p_tenant and i.period_start = v_period_start and i.lane = pg_backend_pid() % v_lane_count
-          and i.xmax = '0'::xid
+          and i.generation between v_lane_count & 0 and v_lane_count | 2147483647
         order by i.tenant, i.period_start, i.lane, i.generation desc
         limit 1)
      and (l.allowance is null or l.used_count < l.allowance)
@@ -133,19 +135,7 @@ declare
   v_counted bigint;
   v_used_count bigint;
 begin
-  -- Lane by lane, the newest version first: while somebody holds an old snapshot there may be very many
-  -- dead ones, and a scan over all lanes meets each of them.
-  select sum(n.used_count) into v_counted
-    from generate_series(0, (
-           select m.lane from stepquota.workflow_step_usage_lanes m
-            where m.tenant = p_tenant and m.period_start = p_period_start
-            order by m.tenant desc, m.period_start desc, m.lane desc, m.generation desc
-            limit 1)) as i (lane)
-   cross join lateral (
-     select l.used_count from stepquota.workflow_step_usage_lanes l
-      where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = i.lane
-      order by l.tenant, l.period_start, l.lane, l.generation desc
-      limit 1) n;
+  select sum(l.used_count) into v_counted from stepquota._read_lanes(p_tenant, p_period_start) l;
   if p_lane_count > 1 then
     update stepquota.workflow_step_usage_lanes l
        set others_used_count = v_counted - l.used_count
@@ -153,6 +143,7 @@ begin
        and l.ctid = (
          select i.ctid from stepquota.workflow_step_usage_lanes i
           where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = pg_backend_pid() % p_lane_count
+            and i.generation between p_lane_count & 0 and p_lane_count | 2147483647
           order by i.tenant, i.period_start, i.lane, i.generation desc
           limit 1)
        and l.used_count % 32 = 0;
@@ -222,6 +213,7 @@ begin
      and l.ctid = (
        select i.ctid from stepquota.workflow_step_usage_lanes i
         where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = pg_backend_pid() % p_lane_count
+          and i.generation between p_lane_count & 0 and p_lane_count | 2147483647
         order by i.tenant, i.period_start, i.lane, i.generation desc
         limit 1);
 end;
@@ -241,25 +233,24 @@ language plpgsql
 volatile
 as $_find_free_lane$
 declare
+  v_last integer := stepquota._get_last_lane(p_tenant, p_period_start);
   v_lane integer;
 begin
-  -- By the key's order, so that the first free one ends it.
-  select i.lane into v_lane
-    from stepquota.workflow_step_usage_lanes i
-   where i.tenant = p_tenant and i.period_start = p_period_start and i.lane >= p_home
-     and (i.allowance is null or i.used_count + p_units <= i.allowance)
-   order by i.tenant, i.period_start, i.lane
-   limit 1
-     for no key update skip locked;
-  if v_lane is null and p_home > 0 then
-    select i.lane into v_lane
-      from stepquota.workflow_step_usage_lanes i
-     where i.tenant = p_tenant and i.period_start = p_period_start and i.lane < p_home
-       and (i.allowance is null or i.used_count + p_units <= i.allowance)
-     order by i.tenant, i.period_start, i.lane
-     limit 1
-       for no key update skip locked;
-  end if;
+  -- Lane by lane, and each locked by its newest version's place, so that no dead version is looked at.
+  select f.lane into v_lane
+    from generate_series(p_home, p_home + v_last) as i (number)
+   cross join lateral (
+     select l.ctid as place from stepquota.workflow_step_usage_lanes l
+      where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = i.number % (v_last + 1)
+        and l.generation between i.number & 0 and i.number | 2147483647
+      order by l.tenant, l.period_start, l.lane, l.generation desc
+      limit 1) n
+   cross join lateral (
+     select l.lane from stepquota.workflow_step_usage_lanes l
+      where l.tenant = p_tenant and l.ctid = n.place
+        and (l.allowance is null or l.used_count + p_units <= l.allowance)
+        for no key update skip locked) f
+   limit 1;
   raise exception using errcode = 'WQ000', message = 'the locks are given back';
 exception when sqlstate 'WQ000' then
   return v_lane;  -- the error never leaves this function
@@ -306,8 +297,7 @@ begin
              min(l.lane) filter (where l.allowance is null or l.used_count < l.allowance)
         into v_version, v_used_count, v_is_exhausted, v_lane
         from stepquota.workflow_step_quotas q
-        left join stepquota.workflow_step_usage_lanes l
-          on l.tenant = q.tenant and l.period_start = v_quota.period_start
+        left join stepquota._read_lanes(p_tenant, v_quota.period_start) l on true
        where q.tenant = p_tenant
        group by q.version;
       if v_version is distinct from v_quota.version then
@@ -330,9 +320,16 @@ begin
     end if;
 
     begin
+      -- By the key, so that the row is still the one after a wait; from its newest generation on.
       update stepquota.workflow_step_usage_lanes l
          set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + p_unledgered_units
        where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = v_lane
+         and l.generation >= (
+           select i.generation from stepquota.workflow_step_usage_lanes i
+            where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_lane
+              and i.generation between v_lane & 0 and v_lane | 2147483647
+            order by i.tenant, i.period_start, i.lane, i.generation desc
+            limit 1)
          and (l.allowance is null or l.used_count < l.allowance)
       returning l.used_count, l.others_used_count into v_own_count, v_others_count;
       if found then
@@ -418,8 +415,7 @@ begin
        set exhausted_at_count = q.carried_count + u.used_count
       from (select sum(l.used_count)::bigint as used_count,
                    bool_and(l.allowance is not null and l.used_count >= l.allowance) as is_exhausted
-              from stepquota.workflow_step_usage_lanes l
-             where l.tenant = p_tenant and l.period_start = p_quota.period_start) u
+              from stepquota._read_lanes(p_tenant, p_quota.period_start) l) u
      where q.tenant = p_tenant and u.is_exhausted;
   end if;
 end;
@@ -453,8 +449,9 @@ begin
        set used_count = l.used_count + p_units, unledgered_count = l.unledgered_count + v_unledgered
      where l.tenant = p_tenant
        and l.ctid = (
-         select i.ctid from stepquota.workflow_step_usage_lanes i
-          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home and i.xmax = '0'::xid
+         select case when i.xmax = '0'::xid then i.ctid end from stepquota.workflow_step_usage_lanes i
+          where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_home
+            and i.generation between v_home & 0 and v_home | 2147483647
           order by i.tenant, i.period_start, i.lane, i.generation desc
           limit 1)
        and (l.allowance is null or l.used_count + p_units <= l.allowance);
@@ -543,8 +540,7 @@ declare
   v_used_count bigint;
 begin
   select p_quota.carried_count + coalesce(sum(l.used_count), 0) into v_used_count
-    from stepquota.workflow_step_usage_lanes l
-   where l.tenant = p_quota.tenant and l.period_start = p_quota.period_start;
+    from stepquota._read_lanes(p_quota.tenant, p_quota.period_start) l;
   return (p_allowed, v_used_count, p_quota.effective_limit, stepquota._count_units_left(p_quota.effective_limit, v_used_count),
     p_quota.period_start, p_quota.period_end, p_quota.period_source, p_quota.limit_source, p_quota.tier,
     p_quota.granted_units, p_quota.stripe_subscription_id, p_granted)::stepquota.workflow_steps_quota;

@@ -70,9 +70,9 @@ begin
          set used_count = l.used_count + 1, generation = (l.used_count + 1) >> 6
        where l.tenant = p_tenant
          and l.ctid = (
-           select i.ctid from stepquota.workflow_step_usage_lanes i
+           select case when i.xmax = '0'::xid then i.ctid end from stepquota.workflow_step_usage_lanes i
             where i.tenant = p_tenant and i.period_start = v_period_start and i.lane = pg_backend_pid() % v_lane_count
-              and i.xmax = '0'::xid
+              and i.generation between v_lane_count & 0 and v_lane_count | 2147483647
             order by i.tenant, i.period_start, i.lane, i.generation desc
             limit 1)
          and (l.allowance is null or l.used_count < l.allowance)

@@ -1087,6 +1087,41 @@ def register_ledger(
     )
 
 
+def grant_role(role: str, rights: Literal["runtime", "operator", "sync", "observer"]) -> Call[str]:
+    """Give an existing role rights in this database, now and again at each migrate; for the owner.
+
+    Args:
+        role: the role.
+        rights: whose: what stepquota_runtime may, stepquota_operator, and so on.
+
+    Returns:
+        membership, of the role stepquota_...; or direct, where that role is not there or not the
+        caller's to give.
+
+    Raises:
+        InvalidArgument: there is no such role, it is one of the four, or the rights are not known.
+    """
+    return _scalar(str, "grant_role", role=text(role), rights=text(rights))
+
+
+def revoke_role(
+    role: str, rights: Literal["runtime", "operator", "sync", "observer"]
+) -> Call[bool]:
+    """Take back what grant_role gave; for the owner.
+
+    Args:
+        role: the role.
+        rights: as for grant_role.
+
+    Returns:
+        Whether the role had them by grant_role.
+
+    Raises:
+        InvalidArgument: there is no such role, it is one of the four, or the rights are not known.
+    """
+    return _scalar(bool, "revoke_role", role=text(role), rights=text(rights))
+
+
 def unregister_ledger(ledger: str) -> Call[bool]:
     """Compare with a registered ledger no more.
 

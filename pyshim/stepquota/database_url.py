@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from .problems import Problem
 
-OLDEST_SERVER = 15
+OLDEST_SERVER = 14
 
 Parameters = dict[str, Any]
 """libpq's connection parameters by name."""
@@ -51,7 +51,7 @@ def connect(parameters: Parameters, *, autocommit: bool = False) -> psycopg.Conn
     """A connection to a server that is new enough.
 
     Raises:
-        Problem: The server cannot be reached, refuses, or is older than PostgreSQL 15.
+        Problem: The server cannot be reached, refuses, or is older than PostgreSQL 14.
     """
     try:
         connection = psycopg.connect(

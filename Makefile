@@ -36,7 +36,8 @@ test-engines:
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults
+	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults \
+	  tests/installation/test_interrupted.py
 
 lint:
 	@sh scripts/make_venv test

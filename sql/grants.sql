@@ -64,6 +64,11 @@ declare
   v_role text;
   v_type regtype;
 begin
+  -- The record of migrations too: default privileges may have given it away.
+  if pg_catalog.to_regnamespace('stepquota_migrations') is not null then
+    revoke all on schema stepquota_migrations from public;
+    revoke all on all tables in schema stepquota_migrations from public;
+  end if;
   revoke all on schema stepquota from public;
   revoke all on all tables in schema stepquota from public;
   revoke all on all sequences in schema stepquota from public;

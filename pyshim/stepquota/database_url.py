@@ -19,6 +19,9 @@ OLDEST_SERVER = 14
 Parameters = dict[str, Any]
 """libpq's connection parameters by name."""
 
+# The encoding for databases in SQL_ASCII, where psycopg gives bytes for texts otherwise.
+_DEFAULTS = {"connect_timeout": 10, "application_name": "stepquota", "client_encoding": "utf8"}
+
 _FORM = "it should read postgresql://user:password@host:port/database"
 _ENCODE = "write special characters of user and password percent-encoded, for instance @ as %40"
 
@@ -55,7 +58,7 @@ def connect(parameters: Parameters, *, autocommit: bool = False) -> psycopg.Conn
     """
     try:
         connection = psycopg.connect(
-            **{"connect_timeout": 10, "application_name": "stepquota", **parameters},
+            **{**_DEFAULTS, **parameters},
             autocommit=autocommit,
         )
     except psycopg.OperationalError as error:

@@ -19,7 +19,7 @@ EXCLUDED = "prefer-bigint-over-int,require-statement-timeout"
 
 # What is found in migrations and is meant, by number and rule, with why.
 BUILT_AT_ONCE = (
-    "an index of an existing table, built in the transaction, since psql runs the same files in one; "
+    "an index of an existing table, built in the transaction: psql runs the same files in one; "
     "docs/operations.md says how to build it beforehand, concurrently"
 )
 ALLOWED = {

@@ -25,19 +25,18 @@ test:
 	@sh scripts/install_debian_packages
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
-ENGINES = 14 16 17
 ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/concurrency tests/installation
 test-engines:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@sh scripts/fetch_engines $(ENGINES)
-	@STEPQUOTA_TEST_ENGINES='$(ENGINES)' .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
+	@sh scripts/fetch_engines $${ENGINES:-14 16 17}
+	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-14 16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
 
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults \
-	  tests/installation/test_interrupted.py
+	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
 lint:
 	@sh scripts/make_venv test

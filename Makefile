@@ -25,7 +25,8 @@ test:
 	@sh scripts/install_debian_packages
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
-ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/concurrency tests/installation
+ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/installation/test_hostile_places.py \
+  tests/installation/test_migrate.py
 test-engines:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages

@@ -15,6 +15,7 @@ from stepquota import bookkeeping
 from stepquota.dump import dump_sql
 from stepquota.migrate import migrate
 from stepquota.problems import Problem
+from stepquota.uninstall import uninstall
 
 from .conftest import Dump, Psql
 
@@ -376,3 +377,23 @@ def test_restored_without_the_record(
     other_database.run("drop schema stepquota_migrations cascade")
     migrate(other_database.url)
     assert dump(other_database) == dump(database)
+
+
+@pytest.mark.needs("pg_cron")
+def test_pg_cron_that_the_installer_may_not_use(cron_database: Database) -> None:
+    """All goes as it does without pg_cron, and what stands in the way is said."""
+    uninstall(cron_database.url)
+    with installer(cron_database) as url:
+        migrate(url)
+        as_installer = Database(cron_database.name, url, cron_database.server)
+        use(as_installer)
+        with (
+            as_installer.connect() as connection,
+            pytest.raises(psycopg.errors.DatabaseError) as caught,
+        ):
+            connection.execute("select stepquota.enable_cron()")
+        assert caught.value.sqlstate == "WQ021"
+        with as_installer.connect(autocommit=True) as connection:
+            assert connection.execute("select * from stepquota.disable_cron()").fetchall() == []
+            connection.execute("call stepquota.purge()")
+        uninstall(url)

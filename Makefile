@@ -2,11 +2,12 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-faults lint bench bench-stripe clean
+.PHONY: help demo test test-engines test-faults lint bench bench-stripe clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
+	@echo 'make test-engines  the tests on other versions of PostgreSQL; ENGINES="14 16 17"'
 	@echo 'make test-faults  kill servers and workers with -9 for five minutes a server'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
@@ -24,10 +25,19 @@ test:
 	@sh scripts/install_debian_packages
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
+ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/installation/test_hostile_places.py \
+  tests/installation/test_migrate.py
+test-engines:
+	@sh scripts/make_venv test
+	@sh scripts/install_debian_packages
+	@sh scripts/fetch_engines $${ENGINES:-14 16 17}
+	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-14 16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
+
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults
+	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults \
+	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
 lint:
 	@sh scripts/make_venv test

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from stepquota.problems import Problem
 
 from . import pgbench
+from .ledger import measure_ledger
 from .others import NotHere, rate_limiter, redis
 from .outcomes import Beside, Findings, Goal, Inexact, Outcome, compare
 from .pauses import measure_pauses
@@ -109,6 +110,7 @@ class Options:
         paused_of_one: How many runs the one tenant of r has.
         upgrades: How many q makes.
         claims: How many s makes.
+        ledger_rows: Rows of the larger ledger of t; 0 leaves t out.
     """
 
     clients: int = 32
@@ -125,6 +127,7 @@ class Options:
     paused_of_one: int = 10_000
     upgrades: int = 300
     claims: int = 40_000
+    ledger_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -690,6 +693,7 @@ MEASURES: Mapping[str, Measure] = {
     "j": measure_reserver,
     "mnopqrs": measure_pauses,
     "l": measure_size,
+    "t": measure_ledger,
 }
 LETTERS = "".join(sorted("".join(MEASURES)))
 
@@ -714,4 +718,6 @@ def estimate_minutes(options: Options, wanted: frozenset[str]) -> float:
         seconds += 20 + options.paused_tenants * options.paused_runs / 10_000
     if "l" in wanted:
         seconds += options.reservations / 15_000
+    if "t" in wanted and options.ledger_rows:
+        seconds += options.ledger_rows / 60_000 + options.repetitions * 4 * (options.seconds + 2)
     return seconds / 60

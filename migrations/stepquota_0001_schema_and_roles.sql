@@ -4,7 +4,14 @@
 -- sql/grants.sql grants to those that exist. They belong to the whole cluster, so another database
 -- may have made them already and rolling back leaves them.
 
-create schema if not exists stepquota;
+-- "if not exists" asks for the right to create it even where it exists.
+do $create_schema$
+begin
+  if pg_catalog.to_regnamespace('stepquota') is null then
+    create schema stepquota;
+  end if;
+end;
+$create_schema$;
 
 comment on schema stepquota is
   'Workflow-step quotas per tenant and billing period: reserve, pause, resume, reconcile. Start with stepquota.status().';

@@ -1,8 +1,6 @@
 -- Lanes that split: how many a tenant's period has, whether all are used up, and what a lane remembers
 -- of the others.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.workflow_step_quotas add column if not exists lane_count integer not null default 1;
 alter table stepquota.workflow_step_quotas add column if not exists exhausted_at_count bigint;
 alter table stepquota.workflow_step_usage_lanes add column if not exists others_used_count bigint not null default 0;

@@ -1,7 +1,5 @@
 -- Batches: units taken for many threads or tasks of one process at once, by a client-side batcher.
 
-set local lock_timeout = '5s';
-
 create table if not exists stepquota.workflow_step_batches (
   tenant text not null,
   batch_id uuid not null,

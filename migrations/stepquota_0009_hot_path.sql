@@ -1,8 +1,6 @@
 -- What the way of nearly every reservation needs, and what stood in it: until when a stored quota can be
 -- trusted, as a column; generations of a lane; and no CHECKs on lanes.
 
-set local lock_timeout = '5s';
-
 -- Nothing stored before is trusted: the next reservation resolves the quota anew.
 alter table stepquota.workflow_step_quotas
   add column if not exists trusted_from timestamptz not null default '-infinity',

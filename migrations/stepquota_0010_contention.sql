@@ -1,8 +1,6 @@
 -- How often callers of a tenant met of late: its lane is split where they do so again and again. And one
 -- index for the lanes instead of two: every UPDATE of a row opens all the indexes of its table.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.workflow_step_quotas
   add column if not exists contended_since timestamptz,
   add column if not exists contended_count integer;

@@ -1,8 +1,6 @@
 -- Holds: runs and tenants that an operator has stopped. A held run's quota wait is outside the queue, so
 -- that nobody who looks for runs to go on with meets it.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.tenants
   add column if not exists held_at timestamptz,
   add column if not exists held_by text,

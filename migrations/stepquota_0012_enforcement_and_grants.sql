@@ -1,7 +1,5 @@
 -- Shadow mode: counting past the limit, and what it would have done. Grants: units on top of the limit.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.policy add column if not exists enforcement text not null default 'enforce';
 alter table stepquota.tenants add column if not exists enforcement text;
 alter table stepquota.workflow_step_quotas add column if not exists enforcement text not null default 'enforce';

@@ -1,7 +1,5 @@
 -- What the scan remembers, so that its look for inputs edited by hand is one comparison of numbers.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.paused_tenants add column if not exists inputs_hash bigint;
 alter table stepquota.scan_state add column if not exists queue_looked_at_to text not null default '';
 

@@ -1,7 +1,5 @@
 -- Claiming resumptions without looking at those that others have, and tenants in turns without sorting.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.workflow_run_resumptions
   add column if not exists claimable_at timestamptz not null default '-infinity',
   add column if not exists forgiven_deliveries integer not null default 0;

@@ -1,8 +1,6 @@
 -- Alerts: what events there are, each recorded once; handed out to consumers; and the count at which a
 -- tenant's next threshold is reached.
 
-set local lock_timeout = '5s';
-
 create table if not exists stepquota.quota_event_types (
   event_type text not null,
   level text not null,

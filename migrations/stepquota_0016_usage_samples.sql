@@ -1,7 +1,5 @@
 -- How much each tenant used in which hour, for the forecast: written by tick(), for those who used any.
 
-set local lock_timeout = '5s';
-
 create table if not exists stepquota.workflow_step_usage_samples (
   tenant text not null,
   sampled_at timestamptz not null,

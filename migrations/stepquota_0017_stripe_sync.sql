@@ -1,8 +1,6 @@
 -- What the Stripe sync remembers: the pages of a full listing, changes that concern very many
 -- subscriptions, objects on test clocks; and the policies of what qualifies and of events.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.policy
   add column if not exists past_due_qualifies boolean not null default true,
   add column if not exists pause_collection_qualifies boolean not null default true,

@@ -1,8 +1,6 @@
 -- Reconciliation of all tenants and repair: a watermark a tenant, findings, adjusting entries, ledgers that
 -- callers keep themselves, and what a period remembers of purged ledger rows and imported usage.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.workflow_step_usage_periods
   add column if not exists purged_step_count bigint not null default 0,
   add column if not exists imported_count bigint not null default 0;

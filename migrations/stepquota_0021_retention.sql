@@ -1,7 +1,5 @@
 -- Retention: how long what is kept, and the indexes by which what is old is found.
 
-set local lock_timeout = '5s';
-
 alter table stepquota.policy
   add column if not exists ended_runs_kept_for interval not null default '90 days',
   add column if not exists logs_kept_for interval not null default '90 days',

@@ -79,8 +79,8 @@ begin
       hint = 'Call enable_cron as a role that can log in and has stepquota_operator.';
   end if;
   if p_schedule is null
-     or not (p_schedule ~ '^\s*[1-5]?[0-9] seconds?\s*$'
-             or pg_catalog.cardinality(pg_catalog.regexp_split_to_array(pg_catalog.btrim(p_schedule), '\s+')) = 5) then
+     or not (p_schedule ~ '^[[:space:]]*[1-5]?[0-9] seconds?[[:space:]]*$'
+             or pg_catalog.cardinality(pg_catalog.regexp_split_to_array(pg_catalog.btrim(p_schedule), '[[:space:]]+')) = 5) then
     raise exception using
       errcode = 'WQ023',
       message = 'pg_cron does not know this schedule',

@@ -1,10 +1,15 @@
 -- Who may do what. The whole truth on every load: everything is taken from PUBLIC and from our four
 -- roles, then given again, so that no grant of an earlier release survives. Grants to other roles are
--- the installer's and stay.
+-- the installer's and stay;
+-- those of grant_role are stated again.
 
-do $grants$
-declare
-  v_grants constant jsonb := $json${
+-- The functions of each of the rights, by name.
+create or replace function stepquota._list_granted_routines()
+returns jsonb
+language sql
+immutable
+as $_list_granted_routines$
+  select $json${
     "stepquota_runtime": [
       "version", "reserve_workflow_step", "reserve_workflow_steps", "open_workflow_step_batch",
       "close_workflow_step_batch", "resolve_workflow_step_quota", "register_workflow_run",
@@ -48,12 +53,22 @@ declare
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
       "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
       "stripe_sync_health", "check_stripe"]
-  }$json$;
+  }$json$::jsonb;
+$_list_granted_routines$;
+
+comment on function stepquota._list_granted_routines() is 'Internal: what each of the four roles may call, as arrays of names by role.';
+
+do $grants$
+declare
+  v_grants constant jsonb := stepquota._list_granted_routines();
   v_role text;
-  v_routine regprocedure;
   v_type regtype;
-  v_table regclass;
 begin
+  -- The record of migrations too: default privileges may have given it away.
+  if pg_catalog.to_regnamespace('stepquota_migrations') is not null then
+    revoke all on schema stepquota_migrations from public;
+    revoke all on all tables in schema stepquota_migrations from public;
+  end if;
   revoke all on schema stepquota from public;
   revoke all on all tables in schema stepquota from public;
   revoke all on all sequences in schema stepquota from public;
@@ -71,28 +86,9 @@ begin
      where exists (select 1 from pg_catalog.pg_roles p where p.rolname = r.role)
      order by r.role
   loop
-    execute pg_catalog.format('revoke all on all tables in schema stepquota from %I', v_role);
-    execute pg_catalog.format('revoke all on all sequences in schema stepquota from %I', v_role);
-    execute pg_catalog.format('revoke all on all routines in schema stepquota from %I', v_role);
-    execute pg_catalog.format('grant usage on schema stepquota to %I', v_role);
-    for v_routine in
-      select p.oid from pg_catalog.pg_proc p
-       where p.pronamespace = 'stepquota'::pg_catalog.regnamespace and v_grants -> v_role ? p.proname::text
-       order by p.proname, p.oid
-    loop
-      execute pg_catalog.format('grant execute on routine %s to %I', v_routine, v_role);
-    end loop;
-    if v_role in ('stepquota_observer', 'stepquota_operator') then
-      -- Partitions are read through their parent, and made between loads.
-      for v_table in
-        select c.oid from pg_catalog.pg_class c
-         where c.relnamespace = 'stepquota'::pg_catalog.regnamespace and c.relkind in ('r', 'p', 'v')
-           and not c.relispartition
-         order by c.relname
-      loop
-        execute pg_catalog.format('grant select on table %s to %I', v_table, v_role);
-      end loop;
-    end if;
+    perform stepquota._revoke_direct_rights(v_role);
+    perform stepquota._grant_direct_rights(v_role, v_role);
   end loop;
+  perform stepquota._restate_role_grants();
 end;
 $grants$;

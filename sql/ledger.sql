@@ -24,6 +24,8 @@ begin
   execute format(
     'create table stepquota.%I (like stepquota.workflow_run_steps including defaults including constraints)'
     ' with (fillfactor = 90)', v_name);
+  -- The owner's default privileges may give it to PUBLIC.
+  execute format('revoke all on table stepquota.%I from public', v_name);
   execute format(
     'alter table stepquota.%I add constraint %I check (ledger_month >= %L and ledger_month < %L)',
     v_name, v_name || '_is_of_its_month', p_month, v_next_month);

@@ -11,14 +11,14 @@ as $_read_step_limit$
 begin
   if p_value is null then
     state := 'absent';
-  elsif p_value ~ '^\s*[0-9]{1,18}\s*$' then
-    step_limit := regexp_replace(p_value, '\s', '', 'g')::bigint;
+  elsif p_value ~ '^[[:space:]]*[0-9]{1,18}[[:space:]]*$' then
+    step_limit := regexp_replace(p_value, '[[:space:]]', '', 'g')::bigint;
     state := 'limited';
     if step_limit = 0 and not p_zero_is_valid then
       state := 'invalid';
       step_limit := null;
     end if;
-  elsif p_value ~* '^\s*unlimited\s*$' then
+  elsif p_value ~* '^[[:space:]]*unlimited[[:space:]]*$' then
     state := 'unlimited';
   else
     state := 'invalid';

@@ -12,11 +12,11 @@ language sql
 stable
 as $_list_old_ledger_months$
   select m.month, m.partition, not stepquota._host_has_run_after(m.month, p_now - p.ended_runs_kept_for)
-    from (select c.relname as partition, to_date(substring(c.relname from '\d{4}_\d{2}$'), 'YYYY_MM') as month
+    from (select c.relname as partition, to_date(substring(c.relname from '[0-9]{4}_[0-9]{2}$'), 'YYYY_MM') as month
             from pg_catalog.pg_inherits i
             join pg_catalog.pg_class c on c.oid = i.inhrelid
            where i.inhparent = 'stepquota.workflow_run_steps'::pg_catalog.regclass
-             and c.relname ~ '^workflow_run_steps_\d{4}_\d{2}$') m
+             and c.relname ~ '^workflow_run_steps_[0-9]{4}_[0-9]{2}$') m
    cross join stepquota.policy p
    where m.month < stepquota._ledger_month(p_now - p.ended_runs_kept_for)
    order by m.month;

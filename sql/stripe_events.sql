@@ -10,13 +10,13 @@ language sql
 immutable
 as $_name_stripe_event_object$
   select case
-    when named.event_type ~ '^customer\.subscription\.(created|updated|deleted|paused|resumed|pending_update_applied|pending_update_expired)$'
+    when named.event_type ~ '^customer[.]subscription[.](created|updated|deleted|paused|resumed|pending_update_applied|pending_update_expired)$'
       or named.event_type = 'checkout.session.completed' then 'subscription'
-    when named.event_type ~ '^customer\.(created|updated|deleted)$' then 'customer'
-    when named.event_type ~ '^product\.(created|updated|deleted)$' then 'product'
-    when named.event_type ~ '^price\.(created|updated|deleted)$' then 'price'
+    when named.event_type ~ '^customer[.](created|updated|deleted)$' then 'customer'
+    when named.event_type ~ '^product[.](created|updated|deleted)$' then 'product'
+    when named.event_type ~ '^price[.](created|updated|deleted)$' then 'price'
   end
-    from (select regexp_replace(p_event_type, '^v1\.', '') as event_type) named;
+    from (select regexp_replace(p_event_type, '^v1[.]', '') as event_type) named;
 $_name_stripe_event_object$;
 
 -- What the sync remembers under a name; {} if nothing.
@@ -70,7 +70,7 @@ begin
     v_row.event_type := stepquota._read_stripe_text(v_event, 'type', true);
     v_row.object_type := stepquota._name_stripe_event_object(v_row.event_type);
     v_row.object_id := stepquota._read_stripe_text(v_event,
-      case when v_row.event_type ~ '^(v1\.)?checkout\.' then 'subscription_id' else 'object_id' end);
+      case when v_row.event_type ~ '^(v1[.])?checkout[.]' then 'subscription_id' else 'object_id' end);
     v_row.livemode := stepquota._read_stripe_flag(v_event, 'livemode');
     v_row.created_at := stepquota._read_stripe_time(v_event, 'created');
     v_row.received_at := v_now;

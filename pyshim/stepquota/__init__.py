@@ -205,6 +205,7 @@ __all__ = [
     "finish_workflow_step",
     "forecast_workflow_step_usage",
     "forget_tenant",
+    "grant_role",
     "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
@@ -234,6 +235,7 @@ __all__ = [
     "resume_scan",
     "resume_workflow_run",
     "resumptions",
+    "revoke_role",
     "revoke_workflow_step_grant",
     "set_policy",
     "set_tenant_enforcement",
@@ -269,6 +271,7 @@ cancel_workflow_run = _sync(calls.cancel_workflow_run)
 open_workflow_run_wait = _sync(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _sync(calls.resolve_workflow_run_wait)
 resume_workflow_run = _sync(calls.resume_workflow_run)
+revoke_role = _sync(calls.revoke_role)
 hold_workflow_run = _sync(calls.hold_workflow_run)
 release_workflow_run = _sync(calls.release_workflow_run)
 hold_tenant = _sync(calls.hold_tenant)
@@ -294,6 +297,7 @@ register_ledger = _sync(calls.register_ledger)
 unregister_ledger = _sync(calls.unregister_ledger)
 purge = _sync(calls.purge)
 forget_tenant = _sync(calls.forget_tenant)
+grant_role = _sync(calls.grant_role)
 list_open_workflow_step_batches = _sync(calls.list_open_workflow_step_batches)
 set_tenant_plan = _sync(calls.set_tenant_plan)
 set_tenant_enforcement = _sync(calls.set_tenant_enforcement)

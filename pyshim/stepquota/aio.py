@@ -30,6 +30,7 @@ __all__ = [
     "finish_workflow_step",
     "forecast_workflow_step_usage",
     "forget_tenant",
+    "grant_role",
     "grant_workflow_steps",
     "hold_tenant",
     "hold_workflow_run",
@@ -59,6 +60,7 @@ __all__ = [
     "resume_scan",
     "resume_workflow_run",
     "resumptions",
+    "revoke_role",
     "revoke_workflow_step_grant",
     "set_policy",
     "set_tenant_enforcement",
@@ -94,6 +96,7 @@ cancel_workflow_run = _async(calls.cancel_workflow_run)
 open_workflow_run_wait = _async(calls.open_workflow_run_wait)
 resolve_workflow_run_wait = _async(calls.resolve_workflow_run_wait)
 resume_workflow_run = _async(calls.resume_workflow_run)
+revoke_role = _async(calls.revoke_role)
 hold_workflow_run = _async(calls.hold_workflow_run)
 release_workflow_run = _async(calls.release_workflow_run)
 hold_tenant = _async(calls.hold_tenant)
@@ -119,6 +122,7 @@ register_ledger = _async(calls.register_ledger)
 unregister_ledger = _async(calls.unregister_ledger)
 purge = _async(calls.purge)
 forget_tenant = _async(calls.forget_tenant)
+grant_role = _async(calls.grant_role)
 list_open_workflow_step_batches = _async(calls.list_open_workflow_step_batches)
 set_tenant_plan = _async(calls.set_tenant_plan)
 set_tenant_enforcement = _async(calls.set_tenant_enforcement)

@@ -1087,6 +1087,41 @@ def register_ledger(
     )
 
 
+def grant_role(role: str, rights: Literal["runtime", "operator", "sync", "observer"]) -> Call[str]:
+    """Give an existing role rights in this database, now and again at each migrate; for the owner.
+
+    Args:
+        role: the role.
+        rights: whose: what stepquota_runtime may, stepquota_operator, and so on.
+
+    Returns:
+        membership, of the role stepquota_...; or direct, where that role is not there or not the
+        caller's to give.
+
+    Raises:
+        InvalidArgument: there is no such role, it is one of the four, or the rights are not known.
+    """
+    return _scalar(str, "grant_role", role=text(role), rights=text(rights))
+
+
+def revoke_role(
+    role: str, rights: Literal["runtime", "operator", "sync", "observer"]
+) -> Call[bool]:
+    """Take back what grant_role gave; for the owner.
+
+    Args:
+        role: the role.
+        rights: as for grant_role.
+
+    Returns:
+        Whether the role had them by grant_role.
+
+    Raises:
+        InvalidArgument: there is no such role, it is one of the four, or the rights are not known.
+    """
+    return _scalar(bool, "revoke_role", role=text(role), rights=text(rights))
+
+
 def unregister_ledger(ledger: str) -> Call[bool]:
     """Compare with a registered ledger no more.
 
@@ -1514,7 +1549,9 @@ def _call(
         "call" if make_answer is None else "select",
         function,
         tuple((name, argument.sql_type) for name, argument in arguments.items()),
-        tuple(field.name for field in fields(result)) if result else (),
+        tuple((field.name, field.metadata.get(results.ABSENT)) for field in fields(result))
+        if result
+        else (),
     )
     parameters = tuple(
         argument.convert(name, argument.value) for name, argument in arguments.items()
@@ -1525,7 +1562,10 @@ def _call(
 
 @cache
 def _statement(
-    verb: str, function: str, parameters: tuple[tuple[str, str], ...], columns: tuple[str, ...]
+    verb: str,
+    function: str,
+    parameters: tuple[tuple[str, str], ...],
+    columns: tuple[tuple[str, str | None], ...],
 ) -> bytes:
     # Every name has its schema, so no search_path matters; every parameter has its type, so none is
     # guessed; and the columns are named, so a newer database may answer with more of them.
@@ -1533,8 +1573,16 @@ def _statement(
     call = f"stepquota.{function}({arguments})"
     if not columns:
         return f"{verb} {call}".encode()
-    selected = ", ".join(f'"{column}"' for column in columns)
-    return f"{verb} {selected} from {call}".encode()
+    absent = ", ".join(f'{value} as "{column}"' for column, value in columns if value)
+    if not absent:
+        selected = ", ".join(f'"{column}"' for column, _ in columns)
+        return f"{verb} {selected} from {call}".encode()
+    # A name that the function does not answer is found one level further out: its stand-in.
+    selected = ", ".join(
+        f'(select "{column}" from (select answered.*) a)' if value else f'answered."{column}"'
+        for column, value in columns
+    )
+    return f"{verb} {selected} from (select {absent}) absent, {call} answered".encode()
 
 
 def _the_only(rows: list[Row]) -> Row:

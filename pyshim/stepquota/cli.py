@@ -123,6 +123,76 @@ def migrate(
 
 
 @app.command()
+def uninstall(
+    database_url: DatabaseUrl = None,
+    dump_sql: Annotated[
+        bool,
+        typer.Option(
+            "--dump-sql",
+            help="Print one SQL file, for psql --single-transaction; connect nowhere.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take stepquota out of a database, with all runs, steps and usage. Roles stay."""
+    from . import uninstall as uninstalling
+
+    if dump_sql:
+        sys.stdout.write(uninstalling.uninstall_sql())
+        return
+    url = _given(database_url)
+    with _ended_by_signals():
+        if not yes:
+            found = uninstalling.describe(url)
+            print(
+                f"This deletes stepquota from the database {found.database}: "
+                f"{found.tenants} tenants, about {found.runs} runs, and all usage."
+            )
+            if not typer.confirm("Go on?"):
+                raise Problem("nothing was done")
+        done = uninstalling.uninstall(url)
+    print(f"stepquota is gone from {done.database}")
+    for job in done.jobs:
+        print(f"removed the job {job}")
+    if done.needs_look_elsewhere:
+        print(
+            "pg_cron is in another database of this server: "
+            f"remove jobs whose names end in @{done.database} there"
+        )
+
+
+Rights = Annotated[
+    str, typer.Argument(metavar="RIGHTS", help="runtime, operator, sync or observer.")
+]
+Role = Annotated[str, typer.Argument(metavar="ROLE", help="A role that exists.")]
+
+
+@app.command()
+def grant(role: Role, rights: Rights, database_url: DatabaseUrl = None) -> None:
+    """Give an existing role the rights of stepquota_RIGHTS; each migrate gives them again."""
+    from . import grant_role
+
+    with _ended_by_signals(), _as_owner(database_url) as connection:
+        how = grant_role(connection, role, rights)  # type: ignore[arg-type]
+        by = f"as a member of stepquota_{rights}" if how == "membership" else "directly"
+        print(f"{role} has the rights of a {rights} in {connection.info.dbname}, {by}")
+
+
+@app.command()
+def revoke(role: Role, rights: Rights, database_url: DatabaseUrl = None) -> None:
+    """Take back what grant gave."""
+    from . import revoke_role
+
+    with _ended_by_signals(), _as_owner(database_url) as connection:
+        if not revoke_role(connection, role, rights):  # type: ignore[arg-type]
+            raise Problem(
+                f"{role} had no rights of a {rights} by stepquota grant",
+                "select * from stepquota.role_grants; has all that were given",
+            )
+        print(f"{role} no longer has the rights of a {rights} in {connection.info.dbname}")
+
+
+@app.command()
 def up(
     directory: Annotated[
         Path | None,
@@ -196,6 +266,30 @@ def status(database_url: DatabaseUrl = None) -> None:
     print(f"{failed} failed checks, {len(violations)} violated invariants")
     if failed or violations:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _as_owner(database_url: str | None) -> Iterator[psycopg.Connection]:
+    """A connection as the owner, for a block in which errors are problems."""
+    from .database_url import one_line, read_database_url
+    from .errors import StepquotaError
+    from .installing import open_session
+
+    with open_session(read_database_url(_given(database_url))) as connection:
+        try:
+            yield connection
+        except StepquotaError as error:
+            raise Problem(f"{error.message}: {error.detail}", error.hint or "") from error
+        except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
+            raise Problem(
+                f"stepquota is not installed in the database {connection.info.dbname}, "
+                "or an older release is",
+                "run stepquota migrate",
+            ) from error
+        except psycopg.Error as error:
+            raise Problem(
+                one_line(error, {}), "the owner of stepquota may, or a superuser"
+            ) from error
 
 
 def _print_table(columns: Iterable[str], rows: Iterable[tuple[str | None, ...]]) -> None:

@@ -14,10 +14,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from .problems import Problem
 
-OLDEST_SERVER = 15
+OLDEST_SERVER = 14
 
 Parameters = dict[str, Any]
 """libpq's connection parameters by name."""
+
+# The encoding for databases in SQL_ASCII, where psycopg gives bytes for texts otherwise.
+_DEFAULTS = {"connect_timeout": 10, "application_name": "stepquota", "client_encoding": "utf8"}
 
 _FORM = "it should read postgresql://user:password@host:port/database"
 _ENCODE = "write special characters of user and password percent-encoded, for instance @ as %40"
@@ -51,11 +54,11 @@ def connect(parameters: Parameters, *, autocommit: bool = False) -> psycopg.Conn
     """A connection to a server that is new enough.
 
     Raises:
-        Problem: The server cannot be reached, refuses, or is older than PostgreSQL 15.
+        Problem: The server cannot be reached, refuses, or is older than PostgreSQL 14.
     """
     try:
         connection = psycopg.connect(
-            **{"connect_timeout": 10, "application_name": "stepquota", **parameters},
+            **{**_DEFAULTS, **parameters},
             autocommit=autocommit,
         )
     except psycopg.OperationalError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import bookkeeping
 from ._resources import migration_files, sql_files
 from .database_url import OLDEST_SERVER
-from .migrate import function_settings
+from .installing import SEARCH_PATH, become_owner_sql, settings_sql
 
 _HEADER = """\
 -- stepquota {version}, all of it. Install it, or upgrade an older installation, with
@@ -19,6 +19,12 @@ _HEADER = """\
 -- Running it again changes nothing, and a later "stepquota migrate" goes on from here.
 
 """
+
+# Whatever the role's or the database's settings are; before anything is read.
+_TRANSACTION = "set transaction isolation level read committed, read write, not deferrable;\n"
+
+# psql does not try again, so it waits for longer than migrate, and everybody behind it.
+_LOCK_TIMEOUT = "2s"
 
 _REFUSE_OLD_SERVER = f"""\
 do $refuse_old_server$
@@ -41,15 +47,41 @@ def dump_sql() -> str:
     """
     parts = [
         _HEADER.format(version=version("stepquota")),
-        function_settings(),
+        _TRANSACTION,
+        settings_sql(is_local=True, lock_timeout=_LOCK_TIMEOUT),
+        f"set local search_path = {SEARCH_PATH};\n",
         _REFUSE_OLD_SERVER,
+        become_owner_sql(is_local=True),
         bookkeeping.LOCK_OUT_OTHERS,
         bookkeeping.CREATE_SCHEMA,
         bookkeeping.CREATE_TABLES,
+        _refuse_newer_release(),
         *(_once(file) for file in migration_files()),
         *(f"-- sql/{file.name}\n\n{file.read_text(encoding='utf-8')}" for file in sql_files()),
     ]
     return "\n".join(parts)
+
+
+def _refuse_newer_release() -> str:
+    release = version("stepquota")
+    known = ", ".join(f"'{file.stem}'" for file in migration_files())
+    return f"""\
+do $refuse_newer_release$
+declare
+  v_unknown text;
+begin
+  select pg_catalog.max(m.migration_id) into v_unknown
+    from {bookkeeping.SCHEMA}.{bookkeeping.TABLE} m
+   where m.migration_id not in ({known});
+  if v_unknown is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'a newer release than stepquota {release} is installed here',
+      detail = 'The migration ' || v_unknown || ' was applied.';
+  end if;
+end;
+$refuse_newer_release$;
+"""
 
 
 def _once(file: Path) -> str:

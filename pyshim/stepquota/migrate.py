@@ -10,6 +10,8 @@ import socket
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,19 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 
 from . import bookkeeping
-from ._resources import migrations_directory, sql_files
-from .database_url import Parameters, connect, one_line, read_database_url
+from ._resources import migration_files, migrations_directory, sql_files
+from .database_url import Parameters, one_line, read_database_url
+from .installing import (
+    SCHEMA,
+    SEARCH_PATH,
+    open_session,
+    own_name,
+    patiently,
+    place_of,
+    prepare_session,
+)
 from .problems import Problem
 
-# How long one statement waits for a lock that the application holds, before the whole file is
-# rolled back. Everybody who comes after the waiting statement waits too, so it is short.
-LOCK_TIMEOUT = "5s"
 # How long an installer waits for another one to finish.
 OTHER_INSTALLER_TIMEOUT = "120s"
 
@@ -60,32 +68,30 @@ def migrate(database_url: str) -> Migrated:
     Raises:
         Problem: The server cannot be reached or is too old, a right is missing, or a file failed.
     """
-    parameters = read_database_url(database_url)
-    with connect(parameters) as others, connect(parameters, autocommit=True) as own:
+    parameters = own_name(read_database_url(database_url))
+    with open_session(parameters) as others, open_session(parameters) as own:
         role, database = own.info.user, own.info.dbname
         try:
-            _lock_out_other_installers(others)
-            own.execute(bookkeeping.CREATE_SCHEMA.encode())
-            applied = _apply_migrations(parameters)
-            loaded = _load_functions(own)
+            with others.transaction():
+                lock_out_other_installers(others)
+                _refuse_what_is_not_ours(own)
+                own.execute(bookkeeping.CREATE_SCHEMA.encode())
+                _refuse_a_newer_release(own)
+                applied = _apply_migrations(parameters)
+                loaded = patiently(parameters, lambda: _load_functions(own))
         except errors.InsufficientPrivilege as error:
             raise Problem(
-                f"the role {role} lacks a right: {_place(error)}{one_line(error, parameters)}",
-                f"it must own the schemas stepquota and {bookkeeping.SCHEMA}, or be allowed: "
+                f"the role {role} lacks a right: {place_of(error)}{one_line(error, parameters)}",
+                f"it must own the schemas {SCHEMA} and {bookkeeping.SCHEMA}, or be allowed: "
                 f'grant create on database "{database}" to "{role}"',
-            ) from error
-        except errors.LockNotAvailable as error:
-            raise Problem(
-                f"a lock was not to be had: {_place(error)}{one_line(error, parameters)}",
-                "nothing is half done; run it again when the database is less busy",
             ) from error
         except psycopg.Error as error:
             raise Problem(
-                f"the installation failed: {_place(error)}{one_line(error, parameters)}",
+                f"the installation failed: {place_of(error)}{one_line(error, parameters)}",
                 "nothing is half done; run it again when the cause is gone",
             ) from error
-        version = own.info.server_version
-    return Migrated(database, f"{version // 10000}.{version % 10000}", applied, loaded)
+        server = own.info.server_version
+    return Migrated(database, f"{server // 10000}.{server % 10000}", applied, loaded)
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo is not typed
@@ -109,11 +115,8 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo is not ty
         return backend
 
     def init_connection(self, connection: psycopg.Connection) -> None:
+        prepare_session(connection)
         super().init_connection(connection)
-        connection.execute("set statement_timeout = 0")
-        connection.execute("set idle_in_transaction_session_timeout = 0")
-        connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'".encode())
-        connection.execute("set client_min_messages = warning")
 
     def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, Any]:
         # yoyo asks the operating system for the user, who has no name in many containers.
@@ -128,36 +131,97 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo is not ty
         }
 
 
-def _lock_out_other_installers(connection: psycopg.Connection) -> None:
-    # By a lock of this connection's transaction, which is left open meanwhile: a session's lock
-    # would stay behind at a pooler.
-    connection.execute("set local idle_in_transaction_session_timeout = 0")
-    connection.execute("set local statement_timeout = 0")
+def lock_out_other_installers(connection: psycopg.Connection) -> None:
+    """Hold off other installers until the connection's transaction ends.
+
+    Raises:
+        Problem: One is at work, and goes on for longer than is waited for.
+    """
+    # By a lock of the transaction: a session's lock would stay behind at a pooler.
     connection.execute(f"set local lock_timeout = '{OTHER_INSTALLER_TIMEOUT}'".encode())
     try:
         connection.execute(bookkeeping.LOCK_OUT_OTHERS.encode())
     except errors.LockNotAvailable as error:
-        error.add_note("another installer is at work")
-        raise
+        raise Problem(
+            "another installer is at work in this database",
+            "nothing was done; run it again when the other one has ended",
+        ) from error
+
+
+def _refuse_what_is_not_ours(connection: psycopg.Connection) -> None:
+    """A schema of our name that somebody else has filled stays as it is.
+
+    An installation that was broken off has the bookkeeping's schema, which is made first; one that
+    was restored without it has the function version.
+    """
+    found = connection.execute(
+        """
+        select pg_catalog.array_agg(c.oid::pg_catalog.regclass::text order by c.relname)
+          from pg_catalog.pg_class c
+         where c.relnamespace = pg_catalog.to_regnamespace(%(ours)s) and c.relkind not in ('i', 't')
+           and pg_catalog.to_regnamespace(%(record)s) is null
+           and pg_catalog.to_regprocedure('stepquota.version()') is null
+        """,
+        {"ours": SCHEMA, "record": bookkeeping.SCHEMA},
+    ).fetchone()
+    if found and found[0]:
+        raise Problem(
+            f"the schema {SCHEMA} holds what is not of stepquota's making: {', '.join(found[0])}",
+            "rename or drop that schema, or take another database",
+        )
+
+
+def _refuse_a_newer_release(connection: psycopg.Connection) -> None:
+    """Old functions over new tables would be worse than an error."""
+    if connection.execute(
+        "select pg_catalog.to_regprocedure('stepquota.version()') is null"
+    ).fetchone() != (True,):
+        ((installed,),) = connection.execute("select stepquota.version()")
+        if _numbers(installed) > _numbers(version("stepquota")):
+            raise _newer(f"stepquota {installed}")
+    if connection.execute(
+        "select pg_catalog.to_regclass(%s) is null", [f"{bookkeeping.SCHEMA}.{bookkeeping.TABLE}"]
+    ).fetchone() != (True,):
+        rows = connection.execute(
+            f"select migration_id from {bookkeeping.SCHEMA}.{bookkeeping.TABLE} order by 1".encode()
+        )
+        unknown = {row[0] for row in rows} - {file.stem for file in migration_files()}
+        if unknown:
+            raise _newer(f"the migration {max(unknown)}")
+
+
+def _newer(what: str) -> Problem:
+    return Problem(
+        f"{what} is installed here, which is newer than this stepquota {version('stepquota')}",
+        "upgrade the Python package; an older release is not installed over a newer one",
+    )
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in release.split(".")]
 
 
 def _apply_migrations(parameters: Parameters) -> tuple[str, ...]:
     applied = []
     with _Backend.open(parameters) as backend:
         for migration in backend.to_apply(read_migrations(str(migrations_directory()))):
-            try:
-                backend.apply_one(migration)
-            except psycopg.Error as error:
-                error.add_note(f"migrations/{Path(migration.path).name}")
-                raise
+            patiently(parameters, partial(_apply, backend, migration))
             applied.append(migration.id)
     return tuple(applied)
+
+
+def _apply(backend: _Backend, migration: Any) -> None:
+    try:
+        backend.apply_one(migration)
+    except psycopg.Error as error:
+        error.add_note(f"migrations/{Path(migration.path).name}")
+        raise
 
 
 def _load_functions(connection: psycopg.Connection) -> int:
     files = sql_files()
     with connection.transaction():
-        connection.execute(function_settings().encode())
+        connection.execute(f"set local search_path = {SEARCH_PATH}".encode())
         for file in files:
             text = file.read_text(encoding="utf-8")
             try:
@@ -168,22 +232,3 @@ def _load_functions(connection: psycopg.Connection) -> int:
                 error.add_note(f"sql/{file.name}, line {line}")
                 raise
     return len(files)
-
-
-def function_settings() -> str:
-    """Settings of the transaction in which the functions are loaded.
-
-    The search_path finds nothing of ours: a name that is not qualified shows at once.
-    """
-    return (
-        "set local search_path = pg_catalog, pg_temp;\n"
-        "set local client_min_messages = warning;\n"
-        "set local statement_timeout = 0;\n"
-        "set local idle_in_transaction_session_timeout = 0;\n"
-        f"set local lock_timeout = '{LOCK_TIMEOUT}';\n"
-    )
-
-
-def _place(error: BaseException) -> str:
-    notes = getattr(error, "__notes__", [])
-    return "".join(f"{note}: " for note in notes)

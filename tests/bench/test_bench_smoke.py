@@ -58,6 +58,23 @@ def test_two_measures_run_and_are_told_with_their_goals(tmp_path: Path) -> None:
         )
 
 
+def test_a_ledger_of_many_rows(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+
+    done = run_bench(
+        *("--quick", "--only", "t", "--ledger-rows", "10000", "--clients", "2"),
+        *("--postgres", "18", "--json", str(results)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    run = json.loads(results.read_text())["runs"][0]
+    assert [outcome["ours"] for outcome in run["findings"]["outcomes"]] == [
+        "reserve, 10,000 rows",
+        "start, 10,000 rows",
+    ]
+    assert all(outcome["peer"].endswith(", 5,000 rows") for outcome in run["findings"]["outcomes"])
+
+
 def test_pauses(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 

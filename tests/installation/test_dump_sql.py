@@ -67,10 +67,19 @@ def test_a_failure_leaves_nothing_behind(other_database: Database, dump: Dump, p
 def test_an_old_server_is_refused_before_anything_is_done(
     other_database: Database, psql: Psql
 ) -> None:
-    script = dump_sql().replace("< 150000", "< 990000")
+    script = dump_sql().replace("< 140000", "< 990000")
     completed = psql(other_database, script)
     assert completed.returncode != 0
-    assert "stepquota needs PostgreSQL 15 or later" in completed.stderr
+    assert "stepquota needs PostgreSQL 14 or later" in completed.stderr
+
+
+def test_a_newer_release_is_not_overwritten(database: Database, psql: Psql) -> None:
+    database.run(
+        "insert into stepquota_migrations._stepquota_migration (migration_hash, migration_id)"
+        " values ('x', 'stepquota_9999_of_later')"
+    )
+    completed = psql(database, dump_sql())
+    assert "a newer release than stepquota" in completed.stderr
 
 
 def test_it_holds_off_other_installers(other_database: Database, psql: Psql) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from .conftest import Psql, repository
 
 RELEASES = sorted((repository() / "tests" / "releases").glob("*.sql"))
 
-# A tenant that has run dry in the middle of a run, and one that has not.
+# A tenant that has run dry in the middle of a run, and one that has not; a subscription, waits,
+# runs that ended, and one that was resumed.
 USE = """
 select stepquota.set_tier_limit('solo', 2);
 select stepquota.register_workflow_run('dry', 'r'), stepquota.register_workflow_run('wet', 'r');
@@ -25,6 +27,27 @@ select stepquota.finish_workflow_step('dry', 'r', 'a', 1, 'SUCCEEDED');
 select stepquota.start_workflow_step('dry', 'r', 'b');
 select stepquota.finish_workflow_step('dry', 'r', 'b', 1, 'SUCCEEDED');
 select stepquota.start_workflow_step('dry', 'r', 'c');
+select stepquota.apply_stripe_object('{
+  "object": "subscription", "id": "sub_1", "status": "active", "billing_cycle_anchor": 1775001600,
+  "customer": {"object": "customer", "id": "cus_1", "metadata": {"tenant": "paying"}},
+  "items": {"object": "list", "data": [{
+    "object": "subscription_item", "id": "si_1",
+    "current_period_start": 1775001600, "current_period_end": 4102444800,
+    "price": {"object": "price", "id": "price_1", "recurring": {"interval": "month"},
+              "metadata": {"workflow_step_limit": "40"},
+              "product": {"object": "product", "id": "prod_1"}}}]}}', now());
+select stepquota.register_workflow_run('paying', run)
+  from unnest('{ended,waiting,dropped}'::text[]) run;
+select stepquota.start_workflow_step('paying', 'ended', 'a');
+select stepquota.finish_workflow_step('paying', 'ended', 'a', 1, 'FAILED', '{"why": "so"}');
+select stepquota.finish_workflow_run('paying', 'ended', 'FAILED');
+select stepquota.start_workflow_step('paying', 'waiting', 'a', 1, 'human');
+select stepquota.open_workflow_run_wait('paying', 'waiting', 'a', 'human');
+select stepquota.cancel_workflow_run('paying', 'dropped');
+select stepquota.reserve_workflow_step('paying') from generate_series(1, 30);
+select stepquota.register_workflow_run('resumed', 'r');
+select stepquota.start_workflow_step('resumed', 'r', n::text) from generate_series(1, 3) n;
+select stepquota.set_tenant_plan('resumed', 'pro');
 """
 
 
@@ -50,6 +73,7 @@ def test_an_upgrade_keeps_what_is_there_and_ends_as_a_fresh_installation(
 ) -> None:
     psql(other_database, release.read_text()).check_returncode()
     psql(other_database, USE).check_returncode()
+    other_database.run("call stepquota.tick()")
 
     migrate(other_database.url)
 
@@ -57,9 +81,23 @@ def test_an_upgrade_keeps_what_is_there_and_ends_as_a_fresh_installation(
     with other_database.connect() as connection:
         assert connection.execute("select * from stepquota.verify_all()").fetchall() == []
         status = connection.execute(
-            "select tenant, status from stepquota.workflow_runs order by tenant"
+            "select tenant, status from stepquota.workflow_runs order by tenant, status"
         ).fetchall()
-        assert status == [("dry", "WAITING"), ("wet", "RUNNING")]
+        assert status == [
+            ("dry", "WAITING"),
+            *(("paying", ended) for ended in ("CANCELED", "FAILED", "WAITING")),
+            ("resumed", "RUNNING"),
+            ("wet", "RUNNING"),
+        ]
+        used = connection.execute(
+            "select used_count, effective_limit, limit_source"
+            " from stepquota.resolve_workflow_step_quota('paying')"
+        ).fetchone()
+        assert used == (32, 40, "stripe_price_metadata")
+        claimed = connection.execute(
+            "select tenant, node_paths from stepquota.claim_workflow_run_resumptions('w')"
+        ).fetchall()
+        assert claimed == [("resumed", ["3"])]
         # The paused run goes on, and the counters go on from where they were.
         connection.execute("select stepquota.set_tier_limit('solo', 3)")
         started = connection.execute(
@@ -67,3 +105,28 @@ def test_an_upgrade_keeps_what_is_there_and_ends_as_a_fresh_installation(
         ).fetchone()
         assert started == ("started", 3)
         assert connection.execute("select * from stepquota.verify_all()").fetchall() == []
+
+
+def test_two_releases_at_once(database: Database, other_database: Database, psql: Psql) -> None:
+    """An older installer beside ours: they wait for each other, and ours has the last word."""
+    older = threading.Thread(target=psql, args=(other_database, RELEASES[-1].read_text()))
+    older.start()
+    migrate(other_database.url)
+    older.join()
+    # It was first, or it failed, or it has put its functions over ours.
+    migrate(other_database.url)
+    assert schema(other_database) == schema(database)
+    psql(other_database, USE).check_returncode()
+    with other_database.connect() as connection:
+        assert connection.execute("select * from stepquota.verify_all()").fetchall() == []
+
+
+def test_an_older_release_over_ours_leaves_nothing_that_is_not_mended(
+    database: Database, psql: Psql
+) -> None:
+    """Its dump, run by mistake: it fails and does nothing, or ours puts right what it did."""
+    before = schema(database)
+    completed = psql(database, RELEASES[-1].read_text())
+    assert completed.returncode == 0 or schema(database) == before
+    migrate(database.url)
+    assert schema(database) == before

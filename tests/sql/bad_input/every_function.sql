@@ -60,6 +60,8 @@ insert into good values
   ('register_ledger', 1, 'text', 'charges', null), ('register_ledger', 2, 'text', 'app.charges', null), ('register_ledger', 3, 'text', 'tenant', null),
   ('register_ledger', 4, 'text', null, '{""}'), ('register_ledger', 5, 'text', 'at', '{NULL,""}'), ('register_ledger', 6, 'text', null, '{""}'),
   ('unregister_ledger', 1, 'text', 'charges', null),
+  ('grant_role', 1, 'text', 'pg_monitor', '{NULL,"",nobody there,public,stepquota_runtime}'), ('grant_role', 2, 'text', 'runtime', '{NULL,"",Runtime,owner}'),
+  ('revoke_role', 1, 'text', 'pg_monitor', '{NULL,"",nobody there,public,stepquota_runtime}'), ('revoke_role', 2, 'text', 'runtime', '{NULL,"",Runtime,owner}'),
   ('purge', 1, 'integer', '1', '{NULL,0,-1,100001}'), ('purge_rows', 1, 'text', 'logs', '{NULL,"",tenants}'), ('purge_rows', 2, 'integer', '1', '{NULL,0,-1}'),
   ('purge_cron_history', 1, 'integer', '1', '{NULL,0,-1}'), ('forget_tenant', 1, 'text', 'acme', null), ('forget_tenant', 2, 'integer', '1', '{NULL,0,-1}'),
   ('set_tenant_plan', 1, 'text', 'acme', null), ('set_tenant_plan', 2, 'text', 'pro', '{"",gold}'),

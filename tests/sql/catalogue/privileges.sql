@@ -9,12 +9,12 @@ select is_empty($$select t.oid::regtype from pg_type t where t.typnamespace = 's
     and (t.typacl is null or exists (select 1 from aclexplode(t.typacl) a where a.grantee = 0))$$, 'no composite type is');
 select is_empty($$select 1 from pg_namespace n cross join lateral aclexplode(n.nspacl) a where n.nspname = 'stepquota' and a.grantee = 0$$, 'nor is the schema');
 select is_empty($$select p.oid::regprocedure, a.grantee::regrole from pg_proc p cross join lateral aclexplode(p.proacl) a where p.pronamespace = 'stepquota'::regnamespace and p.proname ~ '^_' and a.grantee <> p.proowner$$, 'internal functions are granted to nobody');
-select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'
-    and not exists (select 1 from aclexplode(p.proacl) a where a.grantee <> p.proowner)$$, 'every other function is granted to some role');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_' and p.proname not in ('grant_role', 'revoke_role')
+    and not exists (select 1 from aclexplode(p.proacl) a where a.grantee <> p.proowner)$$, 'every other function is granted to some role, but those for the owner');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.prosecdef and not coalesce(p.proconfig @> array['search_path=pg_catalog, pg_temp'], false)$$, 'every definer pins pg_catalog, pg_temp');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.prosecdef and p.proname ~ '^_'$$, 'no internal function is a definer');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.prokind = 'p' and (p.prosecdef or p.proconfig is not null)$$, 'no procedure that commits is a definer or sets anything');
-select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and not p.prosecdef and p.prokind = 'f' and p.proname !~ '^_' and p.proname !~ 'cron|version'$$, 'every public function but the scheduler''s is a definer');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and not p.prosecdef and p.prokind = 'f' and p.proname !~ '^_' and p.proname !~ 'cron|version|_role$'$$, 'every public function but the scheduler''s and the owner''s is a definer');
 -- What the roles may do, from their side.
 select is_empty($$select r, t from unnest(array['stepquota_runtime', 'stepquota_sync']) r, (select c.oid::regclass t from pg_class c where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p')) x
     where has_table_privilege(r, t, 'select, insert, update, delete, truncate')$$, 'runtime and sync reach no table');

@@ -264,6 +264,7 @@ as $list_open_workflow_step_batches$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   return query
     select b.tenant, b.batch_id, b.period_start, b.granted_count, b.holder, b.opened_at,
            b.opened_at <= v_now - p.batch_open_for
@@ -291,6 +292,7 @@ declare
   v_old record;
   v_count bigint := 0;
 begin
+  perform stepquota._check_unbound();
   if p_max_rows is null or p_max_rows < 1 then
     perform stepquota._refuse_argument('p_max_rows', p_max_rows::text, 'a number from 1', 'It bounds one transaction; 10000 is usual.');
   end if;

@@ -1,7 +1,8 @@
 -- Arguments that cannot be meant. What is refused here has written nothing yet.
 
--- Every granted function calls this before anything else: tenants are keys of every table.
--- Raises WQ001.
+-- Every granted function that is for a tenant calls this before anything else: tenants are keys of every
+-- table, and a role may be bound to another one. Those that every step goes through ask that where they
+-- read the policy row. Raises WQ001, WQ050.
 create or replace function stepquota._check_tenant(p_tenant text)
 returns void
 language plpgsql
@@ -11,6 +12,12 @@ begin
   if p_tenant is null or p_tenant = '' or octet_length(p_tenant) > 255 then
     perform stepquota._refuse_argument('p_tenant', p_tenant, 'a text of 1 to 255 bytes',
       'Pass the tenant''s key as text, for instance $1::text for a uuid or an integer.');
+  end if;
+  if exists (
+    select 1 from stepquota.policy p
+     where p.bound_roles is not null and not stepquota._may_act_for(p_tenant, p.bound_roles)
+  ) then
+    perform stepquota._refuse_bound_caller(format('tenant %L', p_tenant));
   end if;
 end;
 $_check_tenant$;
@@ -108,7 +115,7 @@ begin
 end;
 $_refuse_argument$;
 
-comment on function stepquota._check_tenant(text) is 'Raises WQ001 unless the text can be a tenant.';
+comment on function stepquota._check_tenant(text) is 'Raises WQ001 unless the text can be a tenant, and WQ050 if the caller is bound to another.';
 comment on function stepquota._check_run_id(text) is 'Raises WQ001 unless the text can be a run id.';
 comment on function stepquota._is_node_path(text) is 'Whether the text can be a node path.';
 comment on function stepquota._is_name(text) is 'Whether the text can be a short name.';

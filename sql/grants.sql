@@ -22,6 +22,7 @@ declare
       "suspend_tenant", "reinstate_tenant",
       "set_tenant_plan", "set_tenant_enforcement", "list_shadow_overruns",
       "grant_workflow_steps", "revoke_workflow_step_grant",
+      "bind_tenant_role", "unbind_tenant_role", "list_tenant_role_bindings", "list_visible_tenants",
       "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
       "spread_stripe_changes", "tend_stripe_events", "requeue_stripe_events", "stripe_sync_health", "check_stripe",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
@@ -47,7 +48,7 @@ declare
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
       "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
-      "stripe_sync_health", "check_stripe"]
+      "stripe_sync_health", "check_stripe", "list_tenant_role_bindings", "list_visible_tenants"]
   }$json$;
   v_role text;
   v_routine regprocedure;
@@ -96,3 +97,14 @@ begin
   end loop;
 end;
 $grants$;
+
+do $secure_tables$
+begin
+  -- What the types of events are is no secret.
+  perform stepquota._secure_table(c.oid)
+    from pg_catalog.pg_class c
+   where c.relnamespace = 'stepquota'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
+     and c.relname <> 'quota_event_types'
+   order by c.relname;
+end;
+$secure_tables$;

@@ -13,6 +13,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_plan is not null then
     perform stepquota._check_known_tier('p_plan', p_plan);
@@ -60,6 +61,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_was_known boolean;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_tier', p_tier);
   if p_step_limit < 1 then
     perform stepquota._refuse_argument('p_step_limit', p_step_limit::text, 'a number above 0, or NULL for unlimited',
@@ -111,13 +113,14 @@ declare
   v_names text[];
   v_message text;
 begin
+  perform stepquota._check_unbound();
   if p_value is null then
     perform stepquota._refuse_argument('p_value', null, 'a text', 'Pass the value as text, for instance ''30 seconds''.');
   end if;
   v_names := array(
     select a.attname::text from pg_attribute a
      where a.attrelid = 'stepquota.policy'::regclass and a.attnum > 0 and not a.attisdropped
-       and a.attname not in ('only_row', 'epoch', 'allow_test_clock')
+       and a.attname not in ('only_row', 'epoch', 'allow_test_clock', 'bound_roles')
      order by 1);
   if p_name is null or p_name <> all (v_names) then
     raise exception using

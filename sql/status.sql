@@ -22,6 +22,7 @@ declare
   v_clock timestamptz := clock_timestamp();
   v_failed bigint;
 begin
+  perform stepquota._check_unbound();
   select p.* into v_policy from stepquota.policy p;
 
   item := 'version';

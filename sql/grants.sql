@@ -54,17 +54,39 @@ declare
   v_routine regprocedure;
   v_type regtype;
   v_table regclass;
+  v_default record;
 begin
-  revoke all on schema stepquota from public;
-  revoke all on all tables in schema stepquota from public;
-  revoke all on all sequences in schema stepquota from public;
-  revoke all on all routines in schema stepquota from public;
+  revoke all on schema stepquota from public cascade;
+  revoke all on all tables in schema stepquota from public cascade;
+  revoke all on all sequences in schema stepquota from public cascade;
+  revoke all on all routines in schema stepquota from public cascade;
   for v_type in
     select t.oid from pg_catalog.pg_type t
      where t.typnamespace = 'stepquota'::pg_catalog.regnamespace and t.typtype = 'c'
        and exists (select 1 from pg_catalog.pg_class c where c.oid = t.typrelid and c.relkind = 'c')
   loop
-    execute pg_catalog.format('revoke all on type %s from public', v_type);
+    execute pg_catalog.format('revoke all on type %s from public cascade', v_type);
+    for v_role in
+      select r.role from pg_catalog.jsonb_object_keys(v_grants) as r (role)
+       where exists (select 1 from pg_catalog.pg_roles p where p.rolname = r.role)
+    loop
+      execute pg_catalog.format('revoke all on type %s from %I cascade', v_type, v_role);
+    end loop;
+  end loop;
+  -- Default privileges would give rights to what is made between loads.
+  for v_default in
+    select d.defaclrole::pg_catalog.regrole as giver, a.grantee,
+           case d.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences' when 'f' then 'routines' else 'types' end as kind
+      from pg_catalog.pg_default_acl d
+     cross join lateral pg_catalog.aclexplode(d.defaclacl) a
+     where d.defaclnamespace = 'stepquota'::pg_catalog.regnamespace
+       and (a.grantee = 0 or exists (select 1 from pg_catalog.pg_roles p where p.oid = a.grantee and v_grants ? p.rolname::text))
+       and pg_catalog.pg_has_role(d.defaclrole, 'USAGE')
+     group by d.defaclrole, a.grantee, d.defaclobjtype
+  loop
+    execute pg_catalog.format('alter default privileges for role %s in schema stepquota revoke all on %s from %s cascade',
+      v_default.giver, v_default.kind,
+      case when v_default.grantee = 0 then 'public' else v_default.grantee::pg_catalog.regrole::text end);
   end loop;
 
   for v_role in
@@ -72,9 +94,11 @@ begin
      where exists (select 1 from pg_catalog.pg_roles p where p.rolname = r.role)
      order by r.role
   loop
-    execute pg_catalog.format('revoke all on all tables in schema stepquota from %I', v_role);
-    execute pg_catalog.format('revoke all on all sequences in schema stepquota from %I', v_role);
-    execute pg_catalog.format('revoke all on all routines in schema stepquota from %I', v_role);
+    -- What the role has passed on goes with it.
+    execute pg_catalog.format('revoke all on schema stepquota from %I cascade', v_role);
+    execute pg_catalog.format('revoke all on all tables in schema stepquota from %I cascade', v_role);
+    execute pg_catalog.format('revoke all on all sequences in schema stepquota from %I cascade', v_role);
+    execute pg_catalog.format('revoke all on all routines in schema stepquota from %I cascade', v_role);
     execute pg_catalog.format('grant usage on schema stepquota to %I', v_role);
     for v_routine in
       select p.oid from pg_catalog.pg_proc p
@@ -94,6 +118,18 @@ begin
         execute pg_catalog.format('grant select on table %s to %I', v_table, v_role);
       end loop;
     end if;
+  end loop;
+
+  -- Who was given a table by the installer asks what row-level security asks.
+  for v_role in
+    select distinct a.grantee::pg_catalog.regrole::text
+      from pg_catalog.pg_class c
+     cross join lateral pg_catalog.aclexplode(c.relacl) a
+     where c.relnamespace = 'stepquota'::pg_catalog.regnamespace and a.privilege_type = 'SELECT'
+       and a.grantee <> 0 and a.grantee <> c.relowner
+     order by 1
+  loop
+    execute pg_catalog.format('grant execute on function stepquota.list_visible_tenants(text) to %s', v_role);
   end loop;
 end;
 $grants$;

@@ -13,15 +13,19 @@ as $_secure_table$
 declare
   v_has_tenant constant boolean := exists (
     select 1 from pg_attribute a where a.attrelid = p_table and a.attname = 'tenant' and not a.attisdropped);
+  v_has_policy constant boolean := exists (
+    select 1 from pg_policy p where p.polrelid = p_table and p.polname = 'own_tenant');
 begin
-  if exists (select 1 from pg_class c where c.oid = p_table and c.relrowsecurity)
-     and exists (select 1 from pg_policy p where p.polrelid = p_table and p.polname = 'own_tenant') then
+  if v_has_policy and exists (select 1 from pg_class c where c.oid = p_table and c.relrowsecurity) then
     return false;
   end if;
-  execute format('drop policy if exists own_tenant on %s', p_table);
-  execute format('create policy own_tenant on %s using ((select stepquota.list_visible_tenants(current_user)) is null %s)',
-    p_table, case when v_has_tenant then 'or tenant = any ((select stepquota.list_visible_tenants(current_user))::text[])' end);
+  if not v_has_policy then
+    execute format('create policy own_tenant on %s using ((select stepquota.list_visible_tenants(current_user)) is null %s)',
+      p_table, case when v_has_tenant then 'or tenant = any ((select stepquota.list_visible_tenants(current_user))::text[])' end);
+  end if;
   execute format('alter table %s enable row level security', p_table);
+  -- Also where the owner's default privileges are generous.
+  execute format('revoke all on table %s from public', p_table);
   return true;
 end;
 $_secure_table$;

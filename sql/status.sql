@@ -53,6 +53,19 @@ begin
     then 'Optional. A role with CREATEROLE makes them; migrate again grants to them.' end;
   return next;
 
+  item := 'bound roles';
+  select count(*), string_agg(format('%s: %s', b.role, b.problem), '; ' order by b.role) filter (where b.problem is not null)
+    into v_count, v_missing
+    from stepquota.list_tenant_role_bindings() b;
+  if cardinality(coalesce(v_policy.bound_roles, '{}')) <> v_count then
+    v_missing := 'the policy row does not name them as tenant_role_bindings does';
+  end if;
+  state := case when v_missing is not null then 'warn' else 'ok' end;
+  detail := coalesce(v_missing, case when v_count = 0 then 'none' else format('%s, each to its tenant', v_count) end);
+  hint := case when v_missing is not null
+    then 'Bind such a role anew by its present name, or unbind it: unbind_tenant_role, bind_tenant_role.' end;
+  return next;
+
   item := 'default tier';
   if exists (select 1 from stepquota.tiers t where t.tier = v_policy.default_tier) then
     state := 'ok';

@@ -56,7 +56,9 @@ end;
 $$;
 create temp table tenant_tables as
   select c.oid::regclass as name from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant' and not a.attisdropped
-   where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition;
+   where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+     -- The binding of a role stays, or the role would be free.
+     and c.relname <> 'tenant_role_bindings';
 create function covered(p_tenant text) returns bigint language plpgsql as $$
 declare
   v_table regclass;

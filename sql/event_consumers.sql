@@ -211,7 +211,7 @@ as $_check_event_types$
 declare
   v_unknown text;
 begin
-  if p_event_types = '{}' or array_position(p_event_types, null) is not null then
+  if p_event_types = '{}' or stepquota._has_null(p_event_types) then
     perform stepquota._refuse_argument('p_event_types', p_event_types::text, 'an array of types', 'Leave it out for all types.');
   end if;
   select u.event_type into v_unknown
@@ -242,7 +242,7 @@ declare
 begin
   perform stepquota._check_unbound();
   perform stepquota._check_name('p_consumer', p_consumer);
-  if p_event_ids is null or array_position(p_event_ids, null) is not null then
+  if p_event_ids is null or stepquota._has_null(p_event_ids) then
     perform stepquota._refuse_argument('p_event_ids', p_event_ids::text, 'an array of numbers', 'Pass the event_id of each event that is done with.');
   end if;
   delete from stepquota.quota_event_claims l

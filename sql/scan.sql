@@ -361,7 +361,8 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $count_seconds_until$
-  select extract(epoch from p_moment - stepquota._now())::double precision;
+  -- Moments without end have a difference only as numbers.
+  select (extract(epoch from p_moment) - extract(epoch from stepquota._now()))::double precision;
 $count_seconds_until$;
 
 -- Does what is due when it is due: resolves waits and runs the scan, for so many seconds, and sleeps in

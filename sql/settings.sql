@@ -126,7 +126,7 @@ begin
     raise exception using
       errcode = 'WQ014',
       message = 'there is no such policy',
-      detail = format('p_name is %L.', p_name),
+      detail = format('p_name is %s.', stepquota._quote_shortly(p_name)),
       hint = format('Policies are %s.', array_to_string(v_names, ', '));
   end if;
   if p_name = 'default_tier' then
@@ -143,7 +143,7 @@ begin
     raise exception using
       errcode = 'WQ015',
       message = format('the value does not fit policy %s', p_name),
-      detail = format('p_value is %L: %s.', left(p_value, 120), v_message),
+      detail = format('p_value is %s: %s.', stepquota._quote_shortly(p_value), left(v_message, 200)),
       hint = format('It was left at %L.', previous_value);
   end;
   name := p_name;

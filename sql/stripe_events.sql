@@ -180,7 +180,7 @@ language plpgsql
 volatile
 as $_lock_stripe_events$
 begin
-  if p_event_ids is null or array_position(p_event_ids, null) is not null then
+  if p_event_ids is null or stepquota._has_null(p_event_ids) then
     perform stepquota._refuse_argument('p_event_ids', p_event_ids::text, 'an array of event ids', 'Pass what claim_stripe_events answered.');
   end if;
   perform 1 from stepquota.stripe_events e where e.id = any (p_event_ids) order by e.id for no key update;

@@ -1,4 +1,4 @@
-"""One database a server for all tests of this folder, with two tenants and a login for each kind of role."""
+"""One database a server and file, with two tenants and logins of all kinds of roles."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.servers import Server
 KINDS = ("runtime", "operator", "sync", "observer")
 OWN, OTHER = "acme", "globex"
 
-# Two tenants that have a row in most tables, each with a run that is paused, one that is held and one
-# that works, a wait, a batch, a grant and a customer at Stripe.
+# Two tenants that have a row in most tables: runs that work, wait, are held and paused, a batch, a
+# grant and a customer at Stripe.
 _POPULATE = """
 select stepquota.set_tier_limit('tier-' || t, 4) from unnest(array['acme', 'globex']) t;
 select stepquota.set_tenant_plan(t, 'tier-' || t) from unnest(array['acme', 'globex']) t;
@@ -29,7 +29,8 @@ select stepquota.start_workflow_step(t, 'waits', 'root', 1, 'event')
   from unnest(array['acme', 'globex']) t;
 select stepquota.open_workflow_run_wait(t, 'waits', 'root', 'event')
   from unnest(array['acme', 'globex']) t;
-select stepquota.hold_workflow_run(t, 'held', 'for the test') from unnest(array['acme', 'globex']) t;
+select stepquota.hold_workflow_run(t, 'held', 'for the test')
+  from unnest(array['acme', 'globex']) t;
 select stepquota.open_workflow_step_batch(t, gen_random_uuid(), 2, 'test')
   from unnest(array['acme', 'globex']) t;
 select stepquota.start_workflow_step(t, 'paused', 'root') from unnest(array['acme', 'globex']) t;

@@ -23,6 +23,7 @@ from .arguments import Key
 from .batching import ReservationLost, ReserverClosed
 from .errors import (
     BatchClosed,
+    BoundToTenant,
     CronInOtherDatabase,
     CronMissing,
     CronNotGranted,
@@ -33,6 +34,7 @@ from .errors import (
     MalformedStripeObject,
     MissingDefaultTier,
     OtherStripeAccount,
+    RoleNotBindable,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -111,6 +113,7 @@ from .resumption_loop import Resumptions, resumptions
 __all__ = [
     "AdjustmentKind",
     "BatchClosed",
+    "BoundToTenant",
     "CronInOtherDatabase",
     "CronJob",
     "CronMissing",
@@ -140,6 +143,7 @@ __all__ = [
     "ReserverClosed",
     "ResumeReason",
     "Resumptions",
+    "RoleNotBindable",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",

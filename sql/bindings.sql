@@ -10,73 +10,89 @@
 -- While no role is bound, policy.bound_roles is NULL, which whoever reads the policy row sees at once.
 
 -- The tenants that a role is bound to, by itself or as a member of other roles; NULL if it is to none.
---
--- Mostly the answer is NULL, and few roles are bound: then one question a role is asked, which PostgreSQL
--- answers from its cache. Else the roles that it is a member of are gathered.
-create or replace function stepquota._list_tenants_of_role(p_role name, p_bound_roles text[])
+create or replace function stepquota._list_tenants_of_role(p_role name)
 returns text[]
 language plpgsql
 stable
 as $_list_tenants_of_role$
 declare
-  v_bound_role text;
-  v_bound_oid oid;
-  v_suspected boolean := cardinality(p_bound_roles) > 16;
   v_roles oid[];
-  v_more oid[];
-  v_names text[];
-  v_set constant text := case when current_setting('server_version_num')::integer < 160000 then 'MEMBER' else 'SET' end;
+  v_more oid[] := array[to_regrole(quote_ident(p_role))::oid];
+  v_set text;
   v_tenants text[];
 begin
-  if not v_suspected then
-    foreach v_bound_role in array p_bound_roles loop
-      v_bound_oid := to_regrole(v_bound_role);
-      -- One that is no more may have been renamed.
-      v_suspected := v_bound_oid is null or pg_has_role(p_role, v_bound_oid, 'MEMBER');
-      exit when v_suspected;
-    end loop;
-  end if;
-  if not v_suspected then
-    return null;
-  end if;
-  if (select r.rolsuper from pg_roles r where r.rolname = p_role) then
-    return null;
-  end if;
-  v_more := array(select r.oid from pg_roles r where r.rolname = p_role);
   while v_more <> '{}' loop
     v_roles := v_roles || v_more;
     v_more := array(
       select distinct m.roleid from pg_auth_members m where m.member = any (v_more) and m.roleid <> all (v_roles));
   end loop;
-  v_names := array(select pg_get_userbyid(r.role_oid)::text from unnest(v_roles) as r (role_oid));
+  if not exists (
+    select 1 from stepquota.tenant_role_bindings b
+     where b.role_oid = any (v_roles)
+        or b.role_name = any (array(select pg_get_userbyid(r.role_oid)::text from unnest(v_roles) as r (role_oid)))
+  ) or (select r.rolsuper from pg_roles r where r.rolname = p_role) then
+    return null;
+  end if;
   -- Not by a membership that allows no more than to give the role to others.
+  v_set := case when current_setting('server_version_num')::integer < 160000 then 'MEMBER' else 'SET' end;
   v_tenants := array(
     select distinct b.tenant
       from stepquota.tenant_role_bindings b
      cross join lateral (
        select coalesce(to_regrole(quote_ident(b.role_name))::oid, b.role_oid) as role_oid) o
-     where (b.role_name = any (v_names) or b.role_oid = any (v_roles) and to_regrole(quote_ident(b.role_name)) is null)
+     where (b.role_oid = any (v_roles)
+            or b.role_name = any (array(select pg_get_userbyid(r.role_oid)::text from unnest(v_roles) as r (role_oid))))
+       and o.role_oid = any (v_roles)
        and (pg_has_role(p_role, o.role_oid, 'USAGE') or pg_has_role(p_role, o.role_oid, v_set)));
   return nullif(v_tenants, '{}');
 end;
 $_list_tenants_of_role$;
 
--- The tenants that the caller may act for; NULL is all of them.
-create or replace function stepquota._list_callers_tenants(p_bound_roles text[])
+-- The tenants that the caller may act for, at least the one that is asked about if he may for it; NULL is
+-- all of them.
+--
+-- Mostly few roles are bound, and the caller is a member of none: that PostgreSQL answers from its cache.
+-- Or the role that he has set, or else his login, is bound to the tenant itself: a login that set it is a
+-- member of it.
+create or replace function stepquota._list_callers_tenants(p_bound_roles text[], p_tenant text default null)
 returns text[]
 language plpgsql
 stable
 as $_list_callers_tenants$
 declare
-  v_role constant text := current_setting('role');
-  v_of_login text[] := stepquota._list_tenants_of_role(session_user, p_bound_roles);
+  v_role text := current_setting('role');
+  v_bound_role text;
+  v_is_suspected boolean := cardinality(p_bound_roles) > 64;
+  v_of_login text[];
   v_of_role text[];
 begin
+  if v_role = 'none' then
+    v_role := session_user;
+  end if;
+  if not v_is_suspected then
+    foreach v_bound_role in array p_bound_roles loop
+      -- One that is no more may have been renamed.
+      if pg_has_role(session_user, to_regrole(v_bound_role), 'MEMBER') is not false
+         or v_role <> session_user and pg_has_role(v_role, to_regrole(v_bound_role), 'MEMBER') is not false then
+        v_is_suspected := true;
+        exit;
+      end if;
+    end loop;
+    if not v_is_suspected then
+      return null;
+    end if;
+  end if;
+  if p_tenant is not null and exists (
+    select 1 from stepquota.tenant_role_bindings b where b.tenant = p_tenant and b.role_name = v_role
+  ) then
+    return array[p_tenant];
+  end if;
+  v_of_login := stepquota._list_tenants_of_role(session_user);
   if v_of_login is not null and pg_has_role(session_user, current_user, 'USAGE') then
     v_of_login := null;
   end if;
-  if v_role <> 'none' then
-    v_of_role := stepquota._list_tenants_of_role(v_role, p_bound_roles);
+  if v_role <> session_user then
+    v_of_role := stepquota._list_tenants_of_role(v_role);
   end if;
   return case
     when v_of_login is null then v_of_role
@@ -93,7 +109,7 @@ language plpgsql
 stable
 as $_may_act_for$
 declare
-  v_tenants constant text[] := stepquota._list_callers_tenants(p_bound_roles);
+  v_tenants constant text[] := stepquota._list_callers_tenants(p_bound_roles, p_tenant);
 begin
   return v_tenants is null or coalesce(p_tenant = any (v_tenants), false);
 end;
@@ -177,8 +193,9 @@ begin
     return null;
   end if;
   v_of_caller := stepquota._list_callers_tenants(v_bound_roles);
-  if exists (select 1 from pg_roles r where r.rolname = p_reader) then
-    v_of_reader := stepquota._list_tenants_of_role(p_reader, v_bound_roles);
+  -- Nearly always one of those who were just looked at.
+  if p_reader <> session_user and p_reader <> current_setting('role') then
+    v_of_reader := stepquota._list_tenants_of_role(p_reader);
   end if;
   return case
     when v_of_caller is null then v_of_reader
@@ -317,8 +334,8 @@ begin
 end;
 $list_tenant_role_bindings$;
 
-comment on function stepquota._list_tenants_of_role(name, text[]) is 'The tenants that a role is bound to; NULL if to none.';
-comment on function stepquota._list_callers_tenants(text[]) is 'The tenants that the caller may act for; NULL is all.';
+comment on function stepquota._list_tenants_of_role(name) is 'The tenants that a role is bound to; NULL if to none.';
+comment on function stepquota._list_callers_tenants(text[], text) is 'The tenants that the caller may act for; NULL is all.';
 comment on function stepquota._may_act_for(text, text[]) is 'Whether the caller may act for the tenant.';
 comment on function stepquota._refuse_bound_caller(text) is 'Raises WQ050.';
 comment on function stepquota._check_unbound() is 'Raises WQ050 for a caller who is bound to a tenant.';

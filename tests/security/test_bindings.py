@@ -217,7 +217,7 @@ def test_with_very_many_bindings_the_answers_are_the_same(scratch: Scratch) -> N
     bound = scratch.role("bound", member_of=("stepquota_runtime",))
     free = scratch.role("free", member_of=("stepquota_runtime",))
     scratch.bind(bound)
-    for number in range(20):
+    for number in range(65):
         scratch.bind(scratch.role(str(number)), OTHER)
     with scratch.stage.login(bound) as connection:
         assert reach(connection) == {OWN}

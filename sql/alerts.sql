@@ -179,6 +179,7 @@ declare
   v_count integer := 0;
   v_last text;
 begin
+  perform stepquota._check_unbound();
   if p_after is null then
     perform stepquota._refuse_argument('p_after', null, 'a tenant, or an empty text to begin', 'Pass what the last call answered.');
   end if;

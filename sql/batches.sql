@@ -35,12 +35,12 @@ begin
     perform stepquota._refuse_argument('p_steps', p_steps::text, 'a number from 1', 'Ask for as many steps as are about to start.');
   end if;
   perform stepquota._check_name('p_holder', p_holder);
-  if array_position(p_close_batch_ids, null) is not null then
+  if stepquota._has_null(p_close_batch_ids) then
     perform stepquota._refuse_argument('p_close_batch_ids', p_close_batch_ids::text, 'an array of uuids',
       'Pass the batches that are done with; none is NULL.');
   end if;
   if coalesce(cardinality(p_close_handed_out), 0) <> coalesce(cardinality(p_close_batch_ids), 0)
-     or array_position(p_close_handed_out, null) is not null or 0 > any (p_close_handed_out) then
+     or stepquota._has_null(p_close_handed_out) or 0 > any (p_close_handed_out) then
     perform stepquota._refuse_argument('p_close_handed_out', p_close_handed_out::text,
       'as many numbers from 0 as p_close_batch_ids has', 'Pass how many units of each batch were handed out.');
   end if;
@@ -264,6 +264,7 @@ as $list_open_workflow_step_batches$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   return query
     select b.tenant, b.batch_id, b.period_start, b.granted_count, b.holder, b.opened_at,
            b.opened_at <= v_now - p.batch_open_for
@@ -291,6 +292,7 @@ declare
   v_old record;
   v_count bigint := 0;
 begin
+  perform stepquota._check_unbound();
   if p_max_rows is null or p_max_rows < 1 then
     perform stepquota._refuse_argument('p_max_rows', p_max_rows::text, 'a number from 1', 'It bounds one transaction; 10000 is usual.');
   end if;

@@ -179,6 +179,7 @@ as $record_scheduler_job$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_job_name', p_job_name);
   if p_schedule is null then
     delete from stepquota.scheduler_jobs

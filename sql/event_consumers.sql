@@ -113,6 +113,7 @@ declare
   v_claimed bigint[] := array[]::bigint[];
   v_claim record;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_consumer', p_consumer);
   if p_max_events is null or p_max_events not between 1 and 10000 then
     perform stepquota._refuse_argument('p_max_events', p_max_events::text, 'a number from 1 to 10000', 'Claim as many events as you can take on now.');
@@ -210,7 +211,7 @@ as $_check_event_types$
 declare
   v_unknown text;
 begin
-  if p_event_types = '{}' or array_position(p_event_types, null) is not null then
+  if p_event_types = '{}' or stepquota._has_null(p_event_types) then
     perform stepquota._refuse_argument('p_event_types', p_event_types::text, 'an array of types', 'Leave it out for all types.');
   end if;
   select u.event_type into v_unknown
@@ -239,8 +240,9 @@ as $acknowledge_quota_events$
 declare
   v_count bigint;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_consumer', p_consumer);
-  if p_event_ids is null or array_position(p_event_ids, null) is not null then
+  if p_event_ids is null or stepquota._has_null(p_event_ids) then
     perform stepquota._refuse_argument('p_event_ids', p_event_ids::text, 'an array of numbers', 'Pass the event_id of each event that is done with.');
   end if;
   delete from stepquota.quota_event_claims l
@@ -263,6 +265,7 @@ as $remove_quota_event_consumer$
 declare
   v_is_removed boolean;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_consumer', p_consumer);
   delete from stepquota.quota_event_consumers c where c.consumer = p_consumer;
   v_is_removed := found;
@@ -283,6 +286,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $order_quota_events$
 begin
+  perform stepquota._check_unbound();
   if p_max_events is null or p_max_events < 1 then
     perform stepquota._refuse_argument('p_max_events', p_max_events::text, 'a number from 1', 'It bounds one transaction; 10000 is usual.');
   end if;

@@ -20,6 +20,7 @@ declare
   v_tenants text[];
   v_tenant text;
 begin
+  perform stepquota._check_unbound();
   if p_max_tenants is null or p_max_tenants < 1 then
     perform stepquota._refuse_argument('p_max_tenants', p_max_tenants::text, 'a number from 1', 'It bounds one transaction; 10000 is usual.');
   end if;

@@ -3,7 +3,7 @@
 -- Deletes at most p_max_rows of what belongs to a tenant; to be called, each time in a transaction of its own,
 -- until is_done. Tables are found in the catalogue, so none with a column tenant is left out; of the Stripe
 -- mirror go the tenant's customers with their subscriptions and items. What the tenant used is gone too.
--- It is recorded without saying who it was. Programs that still work for the tenant are to be stopped first:
+-- It is recorded without saying who it was. Bindings of roles stay, or a role would be free all at once. Programs that still work for the tenant are to be stopped first:
 -- what they do makes rows again.
 -- Locks: what it deletes, tables of runs before the quota row, that before lanes.
 -- SQLSTATEs: WQ001.
@@ -25,6 +25,7 @@ declare
   v_other record;
   v_count bigint;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_max_rows is null or p_max_rows < 1 then
     perform stepquota._refuse_argument('p_max_rows', p_max_rows::text, 'a number from 1', 'It bounds one transaction; 10000 is usual.');
@@ -54,6 +55,7 @@ begin
       from pg_class c
       join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant' and not a.attisdropped
      where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+       and c.relname <> 'tenant_role_bindings'
      order by case c.relname
                 when 'workflow_runs' then 1 when 'workflow_run_waits' then 2 when 'workflow_run_resumptions' then 3
                 when 'workflow_run_steps' then 4 when 'workflow_run_logs' then 5 when 'workflow_step_batches' then 6

@@ -27,6 +27,7 @@ as $_list_granted_routines$
       "suspend_tenant", "reinstate_tenant",
       "set_tenant_plan", "set_tenant_enforcement", "list_shadow_overruns",
       "grant_workflow_steps", "revoke_workflow_step_grant",
+      "bind_tenant_role", "unbind_tenant_role", "list_tenant_role_bindings", "list_visible_tenants",
       "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
       "spread_stripe_changes", "tend_stripe_events", "requeue_stripe_events", "stripe_sync_health", "check_stripe",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
@@ -52,7 +53,7 @@ as $_list_granted_routines$
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
       "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
-      "stripe_sync_health", "check_stripe"]
+      "stripe_sync_health", "check_stripe", "list_tenant_role_bindings", "list_visible_tenants"]
   }$json$::jsonb;
 $_list_granted_routines$;
 
@@ -63,22 +64,44 @@ declare
   v_grants constant jsonb := stepquota._list_granted_routines();
   v_role text;
   v_type regtype;
+  v_default record;
 begin
   -- The record of migrations too: default privileges may have given it away.
   if pg_catalog.to_regnamespace('stepquota_migrations') is not null then
     revoke all on schema stepquota_migrations from public;
     revoke all on all tables in schema stepquota_migrations from public;
   end if;
-  revoke all on schema stepquota from public;
-  revoke all on all tables in schema stepquota from public;
-  revoke all on all sequences in schema stepquota from public;
-  revoke all on all routines in schema stepquota from public;
+  revoke all on schema stepquota from public cascade;
+  revoke all on all tables in schema stepquota from public cascade;
+  revoke all on all sequences in schema stepquota from public cascade;
+  revoke all on all routines in schema stepquota from public cascade;
   for v_type in
     select t.oid from pg_catalog.pg_type t
      where t.typnamespace = 'stepquota'::pg_catalog.regnamespace and t.typtype = 'c'
        and exists (select 1 from pg_catalog.pg_class c where c.oid = t.typrelid and c.relkind = 'c')
   loop
-    execute pg_catalog.format('revoke all on type %s from public', v_type);
+    execute pg_catalog.format('revoke all on type %s from public cascade', v_type);
+    for v_role in
+      select r.role from pg_catalog.jsonb_object_keys(v_grants) as r (role)
+       where exists (select 1 from pg_catalog.pg_roles p where p.rolname = r.role)
+    loop
+      execute pg_catalog.format('revoke all on type %s from %I cascade', v_type, v_role);
+    end loop;
+  end loop;
+  -- Default privileges would give rights to what is made between loads.
+  for v_default in
+    select d.defaclrole::pg_catalog.regrole as giver, a.grantee,
+           case d.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences' when 'f' then 'routines' else 'types' end as kind
+      from pg_catalog.pg_default_acl d
+     cross join lateral pg_catalog.aclexplode(d.defaclacl) a
+     where d.defaclnamespace = 'stepquota'::pg_catalog.regnamespace
+       and (a.grantee = 0 or exists (select 1 from pg_catalog.pg_roles p where p.oid = a.grantee and v_grants ? p.rolname::text))
+       and pg_catalog.pg_has_role(d.defaclrole, 'USAGE')
+     group by d.defaclrole, a.grantee, d.defaclobjtype
+  loop
+    execute pg_catalog.format('alter default privileges for role %s in schema stepquota revoke all on %s from %s cascade',
+      v_default.giver, v_default.kind,
+      case when v_default.grantee = 0 then 'public' else v_default.grantee::pg_catalog.regrole::text end);
   end loop;
 
   for v_role in
@@ -90,5 +113,28 @@ begin
     perform stepquota._grant_direct_rights(v_role, v_role);
   end loop;
   perform stepquota._restate_role_grants();
+
+  -- Who was given a table by the installer asks what row-level security asks.
+  for v_role in
+    select distinct a.grantee::pg_catalog.regrole::text
+      from pg_catalog.pg_class c
+     cross join lateral pg_catalog.aclexplode(c.relacl) a
+     where c.relnamespace = 'stepquota'::pg_catalog.regnamespace and a.privilege_type = 'SELECT'
+       and a.grantee <> 0 and a.grantee <> c.relowner
+     order by 1
+  loop
+    execute pg_catalog.format('grant execute on function stepquota.list_visible_tenants(text) to %s', v_role);
+  end loop;
 end;
 $grants$;
+
+do $secure_tables$
+begin
+  -- What the types of events are is no secret.
+  perform stepquota._secure_table(c.oid)
+    from pg_catalog.pg_class c
+   where c.relnamespace = 'stepquota'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
+     and c.relname <> 'quota_event_types'
+   order by c.relname;
+end;
+$secure_tables$;

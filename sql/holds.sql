@@ -135,6 +135,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_reason(p_reason);
   v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
@@ -162,6 +163,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_reason(p_reason);
   v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
@@ -190,6 +192,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_reason(p_reason);
   v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
@@ -216,6 +219,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_reason(p_reason);
   v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);

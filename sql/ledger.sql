@@ -32,6 +32,7 @@ begin
   execute format(
     'alter table stepquota.workflow_run_steps attach partition stepquota.%I for values from (%L) to (%L)',
     v_name, p_month, v_next_month);
+  perform stepquota._secure_table(('stepquota.' || v_name)::regclass);
   execute format('comment on table stepquota.%I is %L', v_name,
     'Ledger of the runs registered in ' || to_char(p_month, 'YYYY-MM') || '.');
   return true;
@@ -51,6 +52,7 @@ declare
   v_month date := stepquota._ledger_month(stepquota._now());
   v_made integer := 0;
 begin
+  perform stepquota._check_unbound();
   if p_months_ahead is null or p_months_ahead not between 0 and 120 then
     perform stepquota._refuse_argument('p_months_ahead', p_months_ahead::text, 'a number of months from 0 to 120',
       'Three months ahead are usual.');

@@ -259,6 +259,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_every interval := (select p.reconcile_every from stepquota.policy p);
 begin
+  perform stepquota._check_unbound();
   if p_all is null then
     perform stepquota._refuse_argument('p_all', null, 'true or false', 'false looks at those that are due.');
   end if;
@@ -292,6 +293,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $list_tenants_to_reconcile$
 begin
+  perform stepquota._check_unbound();
   if p_limit is null or p_limit < 1 then
     perform stepquota._refuse_argument('p_limit', p_limit::text, 'a number from 1', 'It bounds one look.');
   end if;

@@ -164,6 +164,7 @@ declare
   v_ledger stepquota.registered_ledgers;
   v_problem text;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_ledger', p_ledger);
   perform stepquota._check_name('p_relation', p_relation);
   perform stepquota._check_name('p_tenant_column', p_tenant_column);
@@ -201,6 +202,7 @@ as $unregister_ledger$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_ledger', p_ledger);
   delete from stepquota.registered_ledgers where ledger = p_ledger;
   if not found then

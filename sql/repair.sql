@@ -94,6 +94,7 @@ declare
   v_limit bigint;
   v_lane_count integer;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_period_start(p_period_start);
   if p_dry_run is null then
@@ -192,6 +193,7 @@ declare
   v_usage stepquota._compared_usage;
   v_entry stepquota.workflow_step_usage_adjustments;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_period_start(p_period_start);
   if p_used is null or p_used not between 0 and 1000000000000000000 then

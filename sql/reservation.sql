@@ -55,7 +55,9 @@ begin
          v_alert_at_count
     from stepquota.workflow_step_quotas q
    where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
-     and q.epoch = (select p.epoch from stepquota.policy p);
+     and q.epoch = (
+       select p.epoch from stepquota.policy p
+        where p.bound_roles is null or stepquota._may_act_for(p_tenant, p.bound_roles));
   if v_exhausted_at_count is not null then
     -- Marked only after the denial's event was recorded, so there is nothing else to do.
     return (false, v_exhausted_at_count, v_limit, 0, v_period_start, v_period_end, v_period_source, v_limit_source,

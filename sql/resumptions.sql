@@ -171,6 +171,7 @@ declare
   v_wanted integer;
   v_claimed integer;
   v_share integer;
+  v_own_tenant text;
 begin
   perform stepquota._check_name('p_worker', p_worker);
   perform stepquota._check_name('p_runtime', p_runtime);
@@ -184,13 +185,14 @@ begin
   if p_tenant is not null then
     perform stepquota._check_tenant(p_tenant);
   end if;
+  v_own_tenant := coalesce(p_tenant, stepquota._get_callers_tenant());
   select p.stuck_after_deliveries into v_stuck_after from stepquota.policy p;
 
   -- Some tenants after the others, each an equal part of what is still wanted, until there are enough runs
   -- or somebody else has all that are left. So who has very many gets them only after the others.
   loop
-    v_tenants := case when p_tenant is null then stepquota._list_claimable_tenants(p_runtime, p_max_runs, v_now)
-                      else array[p_tenant] end;
+    v_tenants := case when v_own_tenant is null then stepquota._list_claimable_tenants(p_runtime, p_max_runs, v_now)
+                      else array[v_own_tenant] end;
     v_wanted := p_max_runs;
     v_share := greatest(1, p_max_runs / greatest(1, cardinality(v_tenants)));
     foreach v_tenant in array v_tenants loop
@@ -201,7 +203,7 @@ begin
       get diagnostics v_claimed = row_count;
       p_max_runs := p_max_runs - v_claimed;
     end loop;
-    exit when p_max_runs <= 0 or p_max_runs = v_wanted or p_tenant is not null;
+    exit when p_max_runs <= 0 or p_max_runs = v_wanted or v_own_tenant is not null;
   end loop;
 end;
 $claim_workflow_run_resumptions$;

@@ -190,6 +190,7 @@ declare
   v_old record;
   v_count bigint := 0;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_one_of('p_kind', p_kind, array['ledger_months', 'ended_runs', 'logs', 'events', 'findings', 'scans']);
   if p_max_rows is null or p_max_rows < 1 then
     perform stepquota._refuse_argument('p_max_rows', p_max_rows::text, 'a number from 1', 'It bounds one transaction; 1000 is usual.');

@@ -2,7 +2,8 @@
 -- by membership; else the same rights are granted to the role itself. What was given is remembered, and
 -- stated again by each migrate: new functions of a release are not granted to anybody else.
 
--- Takes from a role all rights that it has by itself on the schema and what is in it.
+-- Takes from a role all rights that it has by itself on the schema and what is in it, and with them what it
+-- has passed on.
 create or replace function stepquota._revoke_direct_rights(p_role name)
 returns void
 language plpgsql
@@ -10,10 +11,10 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $_revoke_direct_rights$
 begin
-  execute format('revoke all on all tables in schema stepquota from %I', p_role);
-  execute format('revoke all on all sequences in schema stepquota from %I', p_role);
-  execute format('revoke all on all routines in schema stepquota from %I', p_role);
-  execute format('revoke all on schema stepquota from %I', p_role);
+  execute format('revoke all on all tables in schema stepquota from %I cascade', p_role);
+  execute format('revoke all on all sequences in schema stepquota from %I cascade', p_role);
+  execute format('revoke all on all routines in schema stepquota from %I cascade', p_role);
+  execute format('revoke all on schema stepquota from %I cascade', p_role);
 end;
 $_revoke_direct_rights$;
 

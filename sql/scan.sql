@@ -15,6 +15,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_scan_id bigint;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._mark_edited_tenants(v_now);
   insert into stepquota.resume_scans (started_at) values (v_now) returning scan_id into v_scan_id;
   return v_scan_id;
@@ -117,6 +118,7 @@ as $list_due_tenants$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   if p_limit is null or p_limit < 1 then
     perform stepquota._refuse_argument('p_limit', p_limit::text, 'a number from 1', 'It bounds one look.');
   end if;
@@ -156,6 +158,7 @@ declare
   v_constraint text;
   v_type text;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_max_runs is null or p_max_runs < 1 then
     perform stepquota._refuse_argument('p_max_runs', p_max_runs::text, 'a number from 1', 'It bounds one tenant''s turn.');
@@ -198,6 +201,7 @@ as $finish_resume_scan$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   if p_scan_id is null or p_tenants_seen is null or p_runs_resumed is null or p_skipped is null
      or jsonb_typeof(p_errors) is distinct from 'array' then
     perform stepquota._refuse_argument('each argument', null, 'what resume_scan counted, p_errors an array',
@@ -322,6 +326,7 @@ as $find_next_due_tenant$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   if p_without is null then
     perform stepquota._refuse_argument('p_without', null, 'an array of tenants', 'Pass ''{}'' to leave out nobody.');
   end if;
@@ -343,6 +348,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $find_next_due_wait$
+  select stepquota._check_unbound();
   select stepquota._host_find_next_due_at();
 $find_next_due_wait$;
 
@@ -355,7 +361,8 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $count_seconds_until$
-  select extract(epoch from p_moment - stepquota._now())::double precision;
+  -- Moments without end have a difference only as numbers.
+  select (extract(epoch from p_moment) - extract(epoch from stepquota._now()))::double precision;
 $count_seconds_until$;
 
 -- Does what is due when it is due: resolves waits and runs the scan, for so many seconds, and sleeps in

@@ -13,6 +13,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_plan is not null then
     perform stepquota._check_known_tier('p_plan', p_plan);
@@ -60,6 +61,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_was_known boolean;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_tier', p_tier);
   if p_step_limit < 1 then
     perform stepquota._refuse_argument('p_step_limit', p_step_limit::text, 'a number above 0, or NULL for unlimited',
@@ -111,19 +113,20 @@ declare
   v_names text[];
   v_message text;
 begin
+  perform stepquota._check_unbound();
   if p_value is null then
     perform stepquota._refuse_argument('p_value', null, 'a text', 'Pass the value as text, for instance ''30 seconds''.');
   end if;
   v_names := array(
     select a.attname::text from pg_attribute a
      where a.attrelid = 'stepquota.policy'::regclass and a.attnum > 0 and not a.attisdropped
-       and a.attname not in ('only_row', 'epoch', 'allow_test_clock')
+       and a.attname not in ('only_row', 'epoch', 'allow_test_clock', 'bound_roles')
      order by 1);
   if p_name is null or p_name <> all (v_names) then
     raise exception using
       errcode = 'WQ014',
       message = 'there is no such policy',
-      detail = format('p_name is %L.', p_name),
+      detail = format('p_name is %s.', stepquota._quote_shortly(p_name)),
       hint = format('Policies are %s.', array_to_string(v_names, ', '));
   end if;
   if p_name = 'default_tier' then
@@ -140,7 +143,7 @@ begin
     raise exception using
       errcode = 'WQ015',
       message = format('the value does not fit policy %s', p_name),
-      detail = format('p_value is %L: %s.', left(p_value, 120), v_message),
+      detail = format('p_value is %s: %s.', stepquota._quote_shortly(p_value), left(v_message, 200)),
       hint = format('It was left at %L.', previous_value);
   end;
   name := p_name;

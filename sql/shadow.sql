@@ -55,6 +55,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant stepquota.tenants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_mode is not null then
     perform stepquota._check_one_of('p_mode', p_mode, array['enforce', 'shadow']);
@@ -88,6 +89,7 @@ begin
   if p_tenant is not null then
     perform stepquota._check_tenant(p_tenant);
   end if;
+  p_tenant := coalesce(p_tenant, stepquota._get_callers_tenant());
   return query
     select p.tenant, p.period_start, p.period_end, p.effective_limit, u.used_count,
            greatest(u.used_count - p.effective_limit, 0), p.over_limit_since,

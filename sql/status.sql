@@ -22,6 +22,7 @@ declare
   v_clock timestamptz := clock_timestamp();
   v_failed bigint;
 begin
+  perform stepquota._check_unbound();
   select p.* into v_policy from stepquota.policy p;
 
   item := 'version';
@@ -50,6 +51,19 @@ begin
   detail := coalesce('missing: ' || v_missing, 'all four are there');
   hint := case when v_missing is not null
     then 'Optional. A role with CREATEROLE makes them; migrate again grants to them.' end;
+  return next;
+
+  item := 'bound roles';
+  select count(*), string_agg(format('%s: %s', b.role, b.problem), '; ' order by b.role) filter (where b.problem is not null)
+    into v_count, v_missing
+    from stepquota.list_tenant_role_bindings() b;
+  if cardinality(coalesce(v_policy.bound_roles, '{}')) <> v_count then
+    v_missing := 'the policy row does not name them as tenant_role_bindings does';
+  end if;
+  state := case when v_missing is not null then 'warn' else 'ok' end;
+  detail := coalesce(v_missing, case when v_count = 0 then 'none' else format('%s, each to its tenant', v_count) end);
+  hint := case when v_missing is not null
+    then 'Bind such a role anew by its present name, or unbind it: unbind_tenant_role, bind_tenant_role.' end;
   return next;
 
   item := 'default tier';

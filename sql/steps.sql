@@ -64,7 +64,9 @@ begin
            v_alert_at_count
       from stepquota.workflow_step_quotas q
      where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
-       and q.epoch = (select p.epoch from stepquota.policy p);
+       and q.epoch = (
+         select p.epoch from stepquota.policy p
+          where p.bound_roles is null or stepquota._may_act_for(p_tenant, p.bound_roles));
     if v_exhausted_at_count is null then
       update stepquota.workflow_step_usage_lanes l
          set used_count = l.used_count + 1, generation = (l.used_count + 1) >> 6

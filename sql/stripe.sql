@@ -850,6 +850,7 @@ as $apply_stripe_object$
 declare
   v_now timestamptz := stepquota._now();
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_fetched_at(p_fetched_at, v_now);
   if p_object is null then
     perform stepquota._refuse_stripe_object(null, 'p_object is NULL');
@@ -895,6 +896,7 @@ declare
   v_spread stepquota.stripe_spreads;
   v_subscription_ids text[];
 begin
+  perform stepquota._check_unbound();
   if p_subscriptions is null or p_subscriptions not between 1 and 100000 then
     perform stepquota._refuse_argument('p_subscriptions', p_subscriptions::text, 'a number from 1 to 100000',
       'It bounds one transaction; 1000 is usual.');
@@ -941,6 +943,7 @@ declare
   v_tenants text[];
   v_previous_tenant text;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_name('p_customer', p_customer);
   v_tenants := array(select t from stepquota._name_tenants_of_subscriptions(
@@ -977,6 +980,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_tenant text;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_customer', p_customer);
   delete from stepquota.stripe_customer_tenants where customer_id = p_customer returning tenant into v_tenant;
   object_type := 'customer';

@@ -17,6 +17,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_policy stepquota.policy;
 begin
+  perform stepquota._check_unbound();
   if p_most is null or p_most < 1 then
     perform stepquota._refuse_argument('p_most', p_most::text, 'a number from 1', 'It bounds the rows of each kind of problem.');
   end if;

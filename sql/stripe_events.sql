@@ -59,6 +59,7 @@ declare
   v_row stepquota.stripe_events;
   v_new text[];
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_one_of('p_source', p_source, array['webhook', 'thin', 'catch_up']);
   if jsonb_typeof(p_events) is distinct from 'array' then
     perform stepquota._refuse_argument('p_events', left(p_events::text, 40), 'a JSON array of events',
@@ -124,6 +125,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_ids text[];
 begin
+  perform stepquota._check_unbound();
   if p_max_events is null or p_max_events not between 1 and 10000 then
     perform stepquota._refuse_argument('p_max_events', p_max_events::text, 'a number from 1 to 10000', 'It bounds one claim.');
   end if;
@@ -161,6 +163,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_count integer;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._lock_stripe_events(p_event_ids);
   update stepquota.stripe_events
      set status = 'done', processed_at = v_now, last_error = null
@@ -177,7 +180,7 @@ language plpgsql
 volatile
 as $_lock_stripe_events$
 begin
-  if p_event_ids is null or array_position(p_event_ids, null) is not null then
+  if p_event_ids is null or stepquota._has_null(p_event_ids) then
     perform stepquota._refuse_argument('p_event_ids', p_event_ids::text, 'an array of event ids', 'Pass what claim_stripe_events answered.');
   end if;
   perform 1 from stepquota.stripe_events e where e.id = any (p_event_ids) order by e.id for no key update;
@@ -205,6 +208,7 @@ declare
   v_event stepquota.stripe_events;
   v_attempts integer;
 begin
+  perform stepquota._check_unbound();
   if p_error is null or p_is_attempt is null then
     perform stepquota._refuse_argument('p_error and p_is_attempt', null, 'a text and a flag', 'Say what went wrong.');
   end if;
@@ -251,6 +255,7 @@ declare
   v_ids text[] := p_event_ids;
   v_count integer;
 begin
+  perform stepquota._check_unbound();
   if v_ids is null then
     v_ids := array(select e.id from stepquota.stripe_events e where e.status = 'dead');
   end if;
@@ -280,6 +285,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_ids text[];
 begin
+  perform stepquota._check_unbound();
   if p_max_events is null or p_max_events < 1 then
     perform stepquota._refuse_argument('p_max_events', p_max_events::text, 'a number from 1', 'It bounds one transaction.');
   end if;

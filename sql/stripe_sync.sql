@@ -20,6 +20,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_mirror jsonb;
 begin
+  perform stepquota._check_unbound();
   if p_livemode is null then
     perform stepquota._refuse_argument('p_livemode', null, 'true or false', 'The key''s prefix says it: live_ or test_ comes after sk_ or rk_.');
   end if;
@@ -59,6 +60,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $list_stripe_witnesses$
+  select stepquota._check_unbound();
   (select 'product', p.id from stepquota.stripe_products p where p.deleted_at is null order by p.created_at desc, p.id limit 2)
   union all
   (select 'price', p.id from stepquota.stripe_prices p where p.deleted_at is null order by p.created_at desc, p.id limit 2)
@@ -82,6 +84,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_cursor timestamptz := (stepquota._read_stripe_state('events_cursor') ->> 'created')::timestamptz;
 begin
+  perform stepquota._check_unbound();
   needs_full_sync := v_cursor is null or v_cursor < v_now - interval '29 days'
     or exists (select 1 from stepquota.stripe_sync_state s where s.name = 'full_sync_wanted');
   since := v_cursor;
@@ -106,6 +109,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_cursor timestamptz := (stepquota._read_stripe_state('events_cursor') ->> 'created')::timestamptz;
 begin
+  perform stepquota._check_unbound();
   if p_newest is not null and (v_cursor is null or p_newest > v_cursor) then
     perform stepquota._write_stripe_state('events_cursor', jsonb_build_object('created', p_newest), v_now);
   end if;
@@ -131,6 +135,7 @@ declare
   v_running jsonb;
   v_started_at timestamptz;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_holder', p_holder);
   if p_from_start is null then
     perform stepquota._refuse_argument('p_from_start', null, 'true or false', 'false goes on with one that was stopped.');
@@ -224,6 +229,7 @@ declare
   v_action text;
   v_message text;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_one_of('p_object_type', p_object_type, array['product', 'price', 'customer', 'subscription']);
   perform stepquota._check_fetched_at(p_fetched_at, v_now);
   if jsonb_typeof(p_objects) is distinct from 'array' or p_is_last is null
@@ -285,6 +291,7 @@ declare
   v_unlisted text;
   v_excess text;
 begin
+  perform stepquota._check_unbound();
   if p_force is null then
     perform stepquota._refuse_argument('p_force', null, 'true or false', 'false keeps the bound.');
   end if;
@@ -365,6 +372,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_started_at timestamptz;
 begin
+  perform stepquota._check_unbound();
   if jsonb_typeof(p_figures) is distinct from 'object' then
     perform stepquota._refuse_argument('p_figures', left(p_figures::text, 40), 'a JSON object', 'How many objects got which action.');
   end if;
@@ -389,6 +397,7 @@ as $release_stripe_sync$
 declare
   v_now timestamptz := clock_timestamp();
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_name('p_holder', p_holder);
   update stepquota.stripe_sync_state
      set value = value - 'holder' - 'leased_until', updated_at = v_now
@@ -408,6 +417,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $stripe_sync_health$
+  select stepquota._check_unbound();
   select stepquota._read_stripe_state('mirror') ->> 'account',
          (stepquota._read_stripe_state('mirror') ->> 'livemode')::boolean,
          (select count(*) from stepquota.stripe_events e where e.status = 'pending'),

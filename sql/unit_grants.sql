@@ -132,6 +132,7 @@ declare
   v_grant stepquota.workflow_step_grants;
   v_grant_id uuid := gen_random_uuid();
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_units is null or p_units not between 1 and 1000000000000 then
     perform stepquota._refuse_argument('p_units', p_units::text, 'a number from 1 to 1000000000000',
@@ -182,6 +183,7 @@ declare
   v_quota stepquota.workflow_step_quotas;
   v_grant stepquota.workflow_step_grants;
 begin
+  perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   if p_grant_id is null then
     perform stepquota._refuse_argument('p_grant_id', null, 'a uuid', 'Pass the grant_id that grant_workflow_steps answered.');

@@ -9,6 +9,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $verify_all$
+  select stepquota._check_unbound();
   -- I1: what the lanes own together is the limit, or what is used where a limit was lowered below it.
   select 'I1 exact', q.tenant, q.period_start::text,
          format('limit %s (%s), carried %s, used %s, but the lanes own %s', coalesce(q.effective_limit::text, 'unlimited'),

@@ -126,6 +126,7 @@ declare
   v_run stepquota.workflow_runs;
   v_resolved integer := 0;
 begin
+  perform stepquota._check_unbound();
   perform stepquota.check_batch_size(p_batch_size);
   for v_wait in select w.* from stepquota._host_list_due_waits(v_now, p_batch_size) w loop
     v_run := stepquota._host_lock_run_if_free(v_wait.tenant, v_wait.run_id);

@@ -23,6 +23,7 @@ from .arguments import Key
 from .batching import ReservationLost, ReserverClosed
 from .errors import (
     BatchClosed,
+    BoundToTenant,
     CronInOtherDatabase,
     CronMissing,
     CronNotGranted,
@@ -33,6 +34,7 @@ from .errors import (
     MalformedStripeObject,
     MissingDefaultTier,
     OtherStripeAccount,
+    RoleNotBindable,
     RunEnded,
     RunNotQuotaPaused,
     RunNotWaiting,
@@ -84,6 +86,8 @@ from .results import (
     StripeProblem,
     StripeSyncHealth,
     Tenant,
+    TenantRoleBinding,
+    TenantRoleChange,
     TierLimitChange,
     Verdict,
     WaitStatus,
@@ -109,6 +113,7 @@ from .resumption_loop import Resumptions, resumptions
 __all__ = [
     "AdjustmentKind",
     "BatchClosed",
+    "BoundToTenant",
     "CronInOtherDatabase",
     "CronJob",
     "CronMissing",
@@ -138,6 +143,7 @@ __all__ = [
     "ReserverClosed",
     "ResumeReason",
     "Resumptions",
+    "RoleNotBindable",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
@@ -159,6 +165,8 @@ __all__ = [
     "StripeSyncHealth",
     "StripeSyncRunning",
     "Tenant",
+    "TenantRoleBinding",
+    "TenantRoleChange",
     "TierLimitChange",
     "TooManyUnseen",
     "UnknownBatch",
@@ -192,6 +200,7 @@ __all__ = [
     "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
+    "bind_tenant_role",
     "cancel_workflow_run",
     "check_stripe",
     "claim_quota_events",
@@ -212,6 +221,7 @@ __all__ = [
     "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
+    "list_tenant_role_bindings",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
@@ -247,6 +257,7 @@ __all__ = [
     "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unbind_tenant_role",
     "unmap_stripe_customer",
     "unregister_ledger",
     "verify_all",
@@ -305,6 +316,9 @@ list_shadow_overruns = _sync(calls.list_shadow_overruns)
 grant_workflow_steps = _sync(calls.grant_workflow_steps)
 revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
+bind_tenant_role = _sync(calls.bind_tenant_role)
+unbind_tenant_role = _sync(calls.unbind_tenant_role)
+list_tenant_role_bindings = _sync(calls.list_tenant_role_bindings)
 set_policy = _sync(calls.set_policy)
 map_stripe_customer = _sync(calls.map_stripe_customer)
 unmap_stripe_customer = _sync(calls.unmap_stripe_customer)

@@ -17,6 +17,7 @@ __all__ = [
     "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
+    "bind_tenant_role",
     "cancel_workflow_run",
     "check_stripe",
     "claim_quota_events",
@@ -37,6 +38,7 @@ __all__ = [
     "import_workflow_step_usage",
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
+    "list_tenant_role_bindings",
     "map_stripe_customer",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
@@ -72,6 +74,7 @@ __all__ = [
     "stripe_sync_health",
     "suspend_tenant",
     "tick",
+    "unbind_tenant_role",
     "unmap_stripe_customer",
     "unregister_ledger",
     "verify_all",
@@ -130,6 +133,9 @@ list_shadow_overruns = _async(calls.list_shadow_overruns)
 grant_workflow_steps = _async(calls.grant_workflow_steps)
 revoke_workflow_step_grant = _async(calls.revoke_workflow_step_grant)
 set_tier_limit = _async(calls.set_tier_limit)
+bind_tenant_role = _async(calls.bind_tenant_role)
+unbind_tenant_role = _async(calls.unbind_tenant_role)
+list_tenant_role_bindings = _async(calls.list_tenant_role_bindings)
 set_policy = _async(calls.set_policy)
 map_stripe_customer = _async(calls.map_stripe_customer)
 unmap_stripe_customer = _async(calls.unmap_stripe_customer)

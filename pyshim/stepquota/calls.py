@@ -1332,6 +1332,55 @@ def set_policy(name: str, value: str) -> Call[results.PolicyChange]:
     return _row(results.PolicyChange, "set_policy", name=text(name), value=text(value))
 
 
+def bind_tenant_role(role: str, tenant: Key) -> Call[results.TenantRoleChange]:
+    """Bind a role to a tenant: it sees and does only what is of that tenant. Recorded.
+
+    Who is a member of it is bound as well.
+
+    Args:
+        role: the role's name, as it is, without quotation marks.
+        tenant: the tenant.
+
+    Returns:
+        The binding; ``changed`` is False if it was there before.
+
+    Raises:
+        InvalidArgument: role or tenant is None, empty or too long.
+        BoundToTenant: the caller is bound.
+        RoleNotBindable: there is no such role, nothing could hold it, or it is bound to another
+            tenant.
+    """
+    return _row(results.TenantRoleChange, "bind_tenant_role", role=text(role), tenant=key(tenant))
+
+
+def unbind_tenant_role(role: str) -> Call[bool]:
+    """Take the binding of a role away. Recorded.
+
+    Args:
+        role: the role's name. That it exists no longer is no matter.
+
+    Returns:
+        False if it was not bound.
+
+    Raises:
+        InvalidArgument: the role is None, empty or too long.
+        BoundToTenant: the caller is bound.
+    """
+    return _scalar(bool, "unbind_tenant_role", role=text(role))
+
+
+def list_tenant_role_bindings() -> Call[tuple[results.TenantRoleBinding, ...]]:
+    """The roles that are bound to a tenant.
+
+    Returns:
+        A row a role. ``problem`` says why a binding does not hold as it should; None if it does.
+
+    Raises:
+        BoundToTenant: the caller is bound.
+    """
+    return _rows(results.TenantRoleBinding, "list_tenant_role_bindings")
+
+
 # -- Stripe
 
 

@@ -38,9 +38,9 @@ def read_database_url(database_url: str) -> Parameters:
     plain = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", database_url.strip())
     try:
         parameters: Parameters = conninfo_to_dict(plain)
-    except psycopg.ProgrammingError as error:
-        # libpq's message repeats a part of the URL.
-        raise Problem("the database URL cannot be read", f"{_FORM}; {_ENCODE}") from error
+    except psycopg.ProgrammingError:
+        # libpq's message repeats a part of the URL, so it is not even a traceback's.
+        raise Problem("the database URL cannot be read", f"{_FORM}; {_ENCODE}") from None
     hosts = str(parameters.get("host", "")).split(",")
     ports = str(parameters.get("port", "")).split(",")
     if any("@" in host[1:] for host in hosts):
@@ -67,7 +67,7 @@ def connect(parameters: Parameters, *, autocommit: bool = False) -> psycopg.Conn
             "check the database URL, and that the server runs and lets you in",
         ) from error
     except psycopg.ProgrammingError as error:
-        raise Problem(f"the database URL is not usable: {one_line(error, parameters)}") from error
+        raise Problem(f"the database URL is not usable: {one_line(error, parameters)}") from None
     version = connection.info.server_version
     if version < OLDEST_SERVER * 10000:
         connection.close()

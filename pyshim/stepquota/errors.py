@@ -19,6 +19,7 @@ import psycopg
 
 __all__ = [
     "BatchClosed",
+    "BoundToTenant",
     "CronInOtherDatabase",
     "CronMissing",
     "CronNotGranted",
@@ -29,6 +30,7 @@ __all__ = [
     "MalformedStripeObject",
     "MissingDefaultTier",
     "OtherStripeAccount",
+    "RoleNotBindable",
     "RunEnded",
     "RunNotQuotaPaused",
     "RunNotWaiting",
@@ -208,3 +210,14 @@ class StripeListingIncomplete(StepquotaError, sqlstate="WQ033"):
 
 class UnknownGrant(StepquotaError, sqlstate="WQ040"):
     """The tenant has no such grant."""
+
+
+class BoundToTenant(StepquotaError, sqlstate="WQ050"):
+    """The caller's role is bound to a tenant, and may not do this.
+
+    The call is for another tenant or for all of them, or it decides about the tenant's limits.
+    """
+
+
+class RoleNotBindable(StepquotaError, sqlstate="WQ051"):
+    """There is no such role, nothing could hold it, or it is bound to another tenant."""

@@ -40,6 +40,8 @@ __all__ = [
     "StripeProblem",
     "StripeSyncHealth",
     "Tenant",
+    "TenantRoleBinding",
+    "TenantRoleChange",
     "TierLimitChange",
     "Verdict",
     "WaitStatus",
@@ -701,6 +703,27 @@ class PolicyChange:
     value: str
     previous_value: str
     changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRoleChange:
+    """What bind_tenant_role did."""
+
+    role: str
+    tenant: str
+    bound_at: datetime
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRoleBinding:
+    """A role that is bound to a tenant, by whom, and why that does not hold (None if it does)."""
+
+    role: str
+    tenant: str
+    bound_at: datetime
+    bound_by: str
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)

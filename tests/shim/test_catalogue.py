@@ -46,6 +46,7 @@ PARTS = {
     "list_cron_jobs",
     "list_due_tenants",
     "list_tenants_to_reconcile",
+    "list_visible_tenants",
     "reconcile_tenant",
     "record_scheduler_job",
     "resolve_due_waits",

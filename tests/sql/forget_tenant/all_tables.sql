@@ -24,6 +24,7 @@ begin
   for v_table in
     select c.oid from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant' and not a.attisdropped
      where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+       and c.relname <> 'tenant_role_bindings'
   loop
     execute format('select exists (select 1 from %s where tenant = %L)', v_table, p_tenant) into v_found;
     continue when v_found;
@@ -56,7 +57,9 @@ end;
 $$;
 create temp table tenant_tables as
   select c.oid::regclass as name from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant' and not a.attisdropped
-   where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition;
+   where c.relnamespace = 'stepquota'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+     -- The binding of a role stays, or the role would be free.
+     and c.relname <> 'tenant_role_bindings';
 create function covered(p_tenant text) returns bigint language plpgsql as $$
 declare
   v_table regclass;

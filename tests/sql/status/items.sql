@@ -3,7 +3,7 @@
 select plan(14);
 select set_clock('2026-04-15T12:00:00Z');
 create function state_of(p_item text) returns text language sql as $$ select s.state from stepquota.status() s where s.item = p_item $$;
-select set_eq('select item from stepquota.status()', array['version', 'clock', 'roles', 'default tier', 'scheduler', 'last scan errors', 'ledger partitions', 'paused tenants', 'resumptions', 'stuck resumptions', 'open batches', 'event consumers', 'stripe sync', 'reconciliation', 'retention'], 'its items');
+select set_eq('select item from stepquota.status()', array['version', 'clock', 'roles', 'bound roles', 'default tier', 'scheduler', 'last scan errors', 'ledger partitions', 'paused tenants', 'resumptions', 'stuck resumptions', 'open batches', 'event consumers', 'stripe sync', 'reconciliation', 'retention'], 'its items');
 select is(state_of('clock'), 'warn', 'a test clock is warned of');
 select is(state_of('scheduler'), 'warn', 'so is that nothing is scheduled');
 select is_empty($$select * from stepquota.status() where state in ('warn', 'error') and coalesce(hint, '') = ''$$, 'what is not well has a hint');

@@ -1,0 +1,43 @@
+"""Random histories beside the model of them, for as long as the faults go on; and counted.
+
+tests/histories/ has the model, and the histories that every run of the tests tries.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from hypothesis.stateful import run_state_machine_as_test
+
+from faults.test_mixed_load import SECONDS
+from harness.databases import migrated_database
+from harness.servers import EMBEDDED18, ServerPool
+from histories.quotas import Quotas, prepare
+from histories.test_histories import MACHINES, OTHERS
+
+
+def test_random_histories(record_property: Callable[[str, object], None]) -> None:
+    until = time.monotonic() + SECONDS
+    count = 0
+
+    def count_one(machine: type[Quotas], connection: Any) -> Quotas:
+        nonlocal count
+        count += 1
+        return machine(connection)
+
+    pool = ServerPool()
+    try:
+        # The rules are the same on all servers, and this one is the fastest.
+        with prepare(migrated_database(pool.get(EMBEDDED18))) as connection:
+            for machine in itertools.cycle(MACHINES):
+                factory: Any = partial(count_one, machine, connection)
+                run_state_machine_as_test(factory, settings=OTHERS)
+                if time.monotonic() >= until:
+                    break
+    finally:
+        record_property("faults", {"random histories": count})
+        pool.close()

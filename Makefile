@@ -30,7 +30,7 @@ test:
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 3 --dist loadgroup tests/faults
+	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults
 
 lint:
 	@sh scripts/make_venv test

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -123,11 +124,17 @@ class Client:
         self.chance = random.Random(number)
         self._connection: Connection | None = None
         self._serial = itertools.count()
+        self._parent = os.getppid()
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether it was told so, or the harness was killed."""
+        return self.place.signals.is_stopped or os.getppid() != self._parent
 
     def run(self) -> None:
         """Until it is told to stop."""
         try:
-            while not self.place.signals.is_stopped:
+            while not self.is_to_end:
                 self.work()
                 time.sleep(self.rest)
             self.close()
@@ -266,7 +273,7 @@ class Runner(Client):
             if all(walk.pass_node(kind, path) for kind, path in plan_nodes(run)):
                 walk.end()
                 return
-        except (stepquota.StaleDelivery, stepquota.RunEnded):
+        except (stepquota.StaleDelivery, stepquota.RunEnded, stepquota.StepAlreadyFinished):
             pass
         self.journal.let_go(run, max(since, walk.let_go_at))
 
@@ -451,7 +458,7 @@ class Reserving(Client):
 
     def _reserve(self, reserver: stepquota.Reserver, thread: int) -> None:
         serial = itertools.count()
-        while not self.place.signals.is_stopped:
+        while not self.is_to_end:
             number = f"{self.number}.{thread}.{next(serial)}"
             self.journal.asks(RESERVED, 1, number)
             try:
@@ -493,7 +500,7 @@ class Operator(Client):
 
     def __init__(self, place: Place, number: int):
         super().__init__(place, number)
-        self._changes = [
+        self._changes: list[Callable[[], object]] = [
             *([self._raise_limit] * 4),
             *(self._set_plan, self._set_tier, self._grant, self._revoke, self._hold_run),
             *(self._hold_tenant, self._suspend, self._resume, self._cancel, self._reconcile),
@@ -612,14 +619,12 @@ class Operator(Client):
         )
         self.try_to("stripe", stepquota.apply_stripe_object, told, datetime.now(UTC))
 
-    def resolve_events(self) -> None:
-        for tenant, _, wait_id in self.find(_OPEN_EVENTS):
-            self.try_to(
-                "resolve",
-                stepquota.resolve_workflow_run_wait,
-                tenant,
-                wait_id,
-            )
+    def resolve_events(self) -> bool:
+        """What some runs wait for happens; whether there were any."""
+        found = self.find(_OPEN_EVENTS)
+        for tenant, _, wait_id in found:
+            self.try_to("resolve", stepquota.resolve_workflow_run_wait, tenant, wait_id)
+        return bool(found)
 
     def _redeliver(self) -> None:
         """What was claimed while the clock was ahead is claimable then; nobody need wait for it."""

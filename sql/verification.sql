@@ -157,24 +157,6 @@ begin
                  where p.purged_step_count > 0) t
          group by t.tenant, t.period_start) s on s.tenant = c.tenant and s.period_start = c.period_start
      where coalesce(c.ledgered_count, 0) <> coalesce(s.step_count, 0);
-  -- A row of another month than its run's is no part of the idempotency key.
-  return query
-    select 'I4 idempotent', s.tenant, s.run_id,
-           format('path %L, attempt %s is in the ledger of %s, but the run %s', s.node_path, s.attempt, s.ledger_month,
-             coalesce('is of ' || r.ledger_month::text, 'is unknown')), 'step_off_run'
-      from stepquota.workflow_run_steps s
-      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
-     where r.ledger_month is distinct from s.ledger_month;
-  return query
-    select 'I4 idempotent', r.tenant, r.run_id, format('its month %s has no table in the ledger', r.ledger_month),
-           'run_without_ledger'
-      from stepquota.workflow_runs r
-     where r.status in ('RUNNING', 'WAITING')
-       and not exists (
-         select 1 from pg_catalog.pg_inherits i
-           join pg_catalog.pg_class c on c.oid = i.inhrelid
-          where i.inhparent = 'stepquota.workflow_run_steps'::pg_catalog.regclass
-            and c.relname = 'workflow_run_steps_' || to_char(r.ledger_month, 'YYYY_MM'));
   -- Units of open batches are counted without a ledger row.
   return query
     select 'I3 conserved', b.tenant, b.period_start::text,
@@ -189,117 +171,9 @@ begin
                   group by u.tenant, u.period_start) l on l.tenant = b.tenant and l.period_start = b.period_start
      where b.granted_count > coalesce(l.unledgered_count, 0);
 
-  -- Runs and waits -----------------------------------------------------------------------------------
-  --
-  -- Every run that waits has something it waits for, and will be brought back by.
+  -- Runs, waits and resumptions ----------------------------------------------------------------------
   return query
-    select 'I5 no lost run', r.tenant, r.run_id, 'the run is WAITING and has no open wait', 'waiting_for_nothing'
-      from stepquota.workflow_runs r
-     where r.status = 'WAITING'
-       and not exists (
-         select 1 from stepquota.workflow_run_waits w
-          where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING');
-  return query
-    select 'I5 no lost run', w.tenant, w.run_id,
-           format('wait %s is open, but the run is %s', w.wait_id, coalesce(r.status, 'unknown')), 'wait_of_no_open_run'
-      from stepquota.workflow_run_waits w
-      left join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
-     where w.status = 'WAITING' and coalesce(r.status, '') not in ('RUNNING', 'WAITING');
-  return query
-    select 'I5 no lost run', w.tenant, w.run_id, format('it has %s open quota waits', count(*)), 'two_quota_waits'
-      from stepquota.workflow_run_waits w
-     where w.status = 'WAITING' and w.wait_type = 'quota'
-     group by w.tenant, w.run_id
-    having count(*) > 1;
-  return query
-    select distinct 'I5 no lost run', w.tenant, w.run_id,
-           'the run is paused by quota, but its tenant is not among paused_tenants', 'tenant_not_paused'
-      from stepquota.workflow_run_waits w
-     where w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held
-       and not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant);
-  -- The scan comes when the quota has to be resolved anew at the latest; for tenants that are held, or that
-  -- have promised units, a little later.
-  return query
-    select 'I5 no lost run', t.tenant, t.due_at::text,
-           format('the scan is to look at the paused tenant then, but its quota is valid until %s', q.valid_until),
-           'looked_at_too_late'
-      from stepquota.paused_tenants t
-      join stepquota.workflow_step_quotas q on q.tenant = t.tenant
-     cross join stepquota.policy p
-     where t.due_at > q.valid_until + greatest(p.staleness, p.resumption_counts_for)
-       and exists (
-         select 1 from stepquota.workflow_run_waits w
-          where w.tenant = t.tenant and w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held);
-  return query
-    select 'I5 no lost run', w.tenant, w.run_id,
-           case when w.is_held then 'its quota wait is outside the queue, but the run is not held'
-                else 'the run is held, but its quota wait is in the queue' end, 'queue_off_hold'
-      from stepquota.workflow_run_waits w
-      join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
-     where w.status = 'WAITING' and w.wait_type = 'quota' and w.is_held <> (r.held_at is not null);
-  return query
-    select 'I5 no lost run', w.tenant, w.run_id, format('wait %s has the paths %s', w.wait_id, w.node_paths), 'path_waits_twice'
-      from stepquota.workflow_run_waits w
-     where w.status = 'WAITING' and cardinality(w.node_paths) > 1
-       and (select count(distinct n.path) from unnest(w.node_paths) as n (path)) < cardinality(w.node_paths);
-  -- A run is WAITING only when every branch waits, and stands where one does.
-  return query
-    select distinct 'I5 no lost run', r.tenant, r.run_id, format('the run is WAITING, but works at %s', s.node_path),
-           'waiting_and_working'
-      from stepquota.workflow_runs r
-      join stepquota.workflow_run_steps s
-        on s.tenant = r.tenant and s.run_id = r.run_id and s.ledger_month = r.ledger_month
-     where r.status = 'WAITING' and s.status = 'STARTED'
-       and s.step_type not in ('forEach', 'loop', 'parallel', 'event', 'human', 'time', 'timeout', 'retry')
-       and not exists (
-         select 1 from stepquota.workflow_run_waits w
-          where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING' and s.node_path = any (w.node_paths));
-  return query
-    select 'I5 no lost run', r.tenant, r.run_id,
-           format('the run is WAITING, but resumption %s is to be entered at %s', p.resumption_id, p.unentered_paths),
-           'waiting_and_resumed'
-      from stepquota.workflow_runs r
-      join stepquota.workflow_run_resumptions p on p.tenant = r.tenant and p.run_id = r.run_id
-     where r.status = 'WAITING' and p.status <> 'CANCELED' and p.unentered_paths <> '{}';
-  return query
-    select 'I5 no lost run', r.tenant, r.run_id,
-           format('the run is WAITING at %L, but its quota wait is for %s', r.node_path, w.node_paths), 'waiting_elsewhere'
-      from stepquota.workflow_runs r
-      join stepquota.workflow_run_waits w
-        on w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING' and w.wait_type = 'quota'
-     where r.status = 'WAITING'
-       and not exists (
-         select 1 from stepquota.workflow_run_waits o
-          where o.tenant = r.tenant and o.run_id = r.run_id and o.status = 'WAITING' and r.node_path = any (o.node_paths));
-
-  -- Resumptions --------------------------------------------------------------------------------------
-  return query
-    select 'I5 no lost run', p.tenant, p.resumption_id::text,
-           format('the resumption is open, but its run %s is %s', p.run_id, coalesce(r.status, 'unknown')),
-           'resumption_of_no_open_run'
-      from stepquota.workflow_run_resumptions p
-      left join stepquota.workflow_runs r on r.tenant = p.tenant and r.run_id = p.run_id
-     where p.status = 'OPEN' and coalesce(r.status, '') not in ('RUNNING', 'WAITING');
-  return query
-    select 'I5 no lost run', p.tenant, p.resumption_id::text,
-           format('the resumption is open, but there is no wait %s', p.wait_id), 'resumption_of_no_wait'
-      from stepquota.workflow_run_resumptions p
-     where p.status = 'OPEN'
-       and not exists (
-         select 1 from stepquota.workflow_run_waits w where w.tenant = p.tenant and w.wait_id = p.wait_id);
-  -- A quota wait that was resolved left a resumption or a started step for each of its paths.
-  return query
-    select 'I5 no lost run', w.tenant, w.run_id,
-           format('quota wait %s was resolved, but nothing goes on at %s', w.wait_id, w.node_path), 'resolved_for_nothing'
-      from stepquota.workflow_run_waits w
-      join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
-     where w.wait_type = 'quota' and w.status = 'RESOLVED' and r.status in ('RUNNING', 'WAITING')
-       and not exists (
-         select 1 from stepquota.workflow_run_resumptions p where p.tenant = w.tenant and p.wait_id = w.wait_id)
-       and not exists (
-         select 1 from stepquota.workflow_run_steps s
-          where s.tenant = w.tenant and s.run_id = w.run_id and s.node_path = any (w.node_paths)
-            and s.ledger_month = r.ledger_month);
+    select h.invariant, h.tenant, h.object, h.detail, h.violation from stepquota._host_list_violations() h;
   -- A newer delivery has the greater number, or a worker that lost its lease could act.
   return query
     select 'I5 no lost run', p.tenant, p.resumption_id::text,

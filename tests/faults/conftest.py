@@ -36,7 +36,10 @@ def describe(counts: Counter[str], seconds: float) -> tuple[list[str], list[str]
         f"acknowledged operations: {counts['acknowledged operations']} "
         f"in {counts['transactions']} transactions"
     )
-    lines.append(f"random histories: {counts['random histories']}")
+    lines.append(
+        f"random histories: {counts['random histories']}, gone wrong: "
+        f"{counts['histories gone wrong']}"
+    )
     lines.append(", ".join(f"{_WORDS.get(kind, kind)} {counts[kind]}" for kind in NEVER))
     wrong = [f"{_WORDS.get(kind, kind)}: {counts[kind]}" for kind in NEVER if counts[kind]]
     if seconds >= HALF_AN_HOUR:

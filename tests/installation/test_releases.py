@@ -67,3 +67,16 @@ def test_an_upgrade_keeps_what_is_there_and_ends_as_a_fresh_installation(
         ).fetchone()
         assert started == ("started", 3)
         assert connection.execute("select * from stepquota.verify_all()").fetchall() == []
+
+
+def test_an_upgrade_says_what_was_wrong_before_it(other_database: Database, psql: Psql) -> None:
+    psql(other_database, RELEASES[-1].read_text()).check_returncode()
+    psql(other_database, USE).check_returncode()
+    psql(other_database, "delete from stepquota.workflow_run_steps where tenant = 'wet'")
+
+    (violation,) = migrate(other_database.url).violations
+
+    assert violation.startswith("I3 conserved, wet, ")
+    assert violation.endswith(", counter 1, ledger 0")
+    # There was nothing to upgrade: it is not looked at again.
+    assert migrate(other_database.url).violations == ()

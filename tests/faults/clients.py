@@ -275,6 +275,9 @@ class Runner(Client):
                 return
         except (stepquota.StaleDelivery, stepquota.RunEnded, stepquota.StepAlreadyFinished):
             pass
+        except stepquota.UnknownRun:
+            # Cancelled, and purged since; or lost, which the comparison finds.
+            pass
         self.journal.let_go(run, max(since, walk.let_go_at))
 
 
@@ -584,6 +587,7 @@ class Operator(Client):
     def _cancel(self) -> None:
         if self.chance.random() < 0.2:
             for tenant, run_id in self.find(_RUNNING)[-1:]:
+                self.journal.cancels((tenant, run_id))
                 self.try_to("cancel", stepquota.cancel_workflow_run, tenant, run_id)
 
     def _reconcile(self) -> None:

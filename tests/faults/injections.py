@@ -23,10 +23,6 @@ select a.pid from pg_stat_activity a
  where a.backend_type = 'client backend' and a.pid <> pg_backend_pid()
 """
 
-_IS_ARCHIVED = """
-select not exists (select from pg_ls_archive_statusdir() f where f.name like '%.ready')
-"""
-
 
 def _list_backends(world: World) -> list[int]:
     with psycopg.connect(world.server.url) as connection:
@@ -157,13 +153,13 @@ def restore_to_moment(world: World) -> None:
         since = world.take_bounds()
         moment = f"moment{time.monotonic_ns()}"
         with psycopg.connect(world.server.url, autocommit=True) as connection:
-            connection.execute("select pg_create_restore_point(%s)", [moment])
+            row = connection.execute(
+                "select pg_walfile_name(pg_create_restore_point(%s))", [moment]
+            ).fetchone()
+            assert row is not None
             connection.execute("select pg_switch_wal()")
-            until = time.monotonic() + 30
-            while True:
-                row = connection.execute(_IS_ARCHIVED.encode()).fetchone()
-                if row == (True,):
-                    break
+            until = time.monotonic() + 60
+            while not (world.archive / row[0]).exists():
                 assert time.monotonic() < until, "the WAL was not archived"
                 time.sleep(0.1)
         (folder / "data" / "recovery.signal").touch()
@@ -171,6 +167,8 @@ def restore_to_moment(world: World) -> None:
             folder / "data",
             folder,
             archive_mode="off",
+            # It answers when it is there, not on the way.
+            hot_standby="off",
             restore_command=f"cp {world.archive}/%f %p",
             recovery_target_name=moment,
             recovery_target_action="promote",

@@ -63,6 +63,10 @@ class Journal:
         """A limit is about to be set."""
         self.note("limits", 0, tenant, limit)
 
+    def cancels(self, run: Key) -> None:
+        """A run is about to be cancelled."""
+        self.note("cancels", 0, *run)
+
     def did(self, what: str, operations: int = 1) -> None:
         self.note("did", operations, what)
 
@@ -95,6 +99,7 @@ class Noted:
     units: Counter[str] = field(default_factory=Counter)
     asked: dict[str, tuple[str, int]] = field(default_factory=dict)
     grants: set[Key] = field(default_factory=set)
+    canceled: set[Key] = field(default_factory=set)
     limits: dict[str, int] = field(default_factory=dict)
     operations: Counter[str] = field(default_factory=Counter)
     transactions: int = 0
@@ -129,6 +134,8 @@ class Noted:
             self.grants.add((fields[0], fields[1]))
         elif kind == "limits":
             self.limits[fields[0]] = max(self.limits.get(fields[0], 0), int(fields[1]))
+        elif kind == "cancels":
+            self.canceled.add((fields[0], fields[1]))
         elif kind == "failed":
             self.failures.append(f"client {client}: {fields[0]}")
         elif kind != "did":

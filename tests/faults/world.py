@@ -295,7 +295,8 @@ class World:
             run = there.get(key)
             if run is None:
                 # Those that have ended may be purged; their steps are in the sum below.
-                if ended is None and not self.noted.runs[key].ended and not self._is_canceled(key):
+                is_over = self.noted.runs[key].ended or key in self.noted.canceled
+                if not is_over:
                     self.verdict.find("lost", 1, f"run {key}")
             elif run[3] < count:
                 self.verdict.find("lost", count - run[3], f"steps of {run}")
@@ -306,14 +307,6 @@ class World:
             self.verdict.find("lost", count - found, f"steps of {tenant}: {count} and {found}")
         if is_live:
             self._check_stranded(there)
-
-    def _is_canceled(self, _: Key) -> bool:
-        # An operator may have cancelled it, and it be purged since.
-        return self._has_purged
-
-    @property
-    def _has_purged(self) -> bool:
-        return self.noted.operations["did"] > 0
 
     def _check_stranded(self, there: dict[Key, list[Any]]) -> None:
         """Runs that nobody has in hand, nobody can claim, and that wait for nothing."""

@@ -4,11 +4,14 @@
 .POSIX:
 .PHONY: help demo test test-engines test-faults lint bench bench-stripe clean
 
+MINUTES = 5
+
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
 	@echo 'make test-engines  the tests on other versions of PostgreSQL; ENGINES="14 16 17"'
-	@echo 'make test-faults  kill servers and workers with -9 for five minutes a server'
+	@echo 'make test-faults  faults of all kinds under load, and random histories, for five minutes'
+	@echo '            MINUTES=30 does it for longer, and must reach more'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
@@ -36,7 +39,7 @@ test-engines:
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults \
+	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
 lint:

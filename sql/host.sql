@@ -750,6 +750,142 @@ begin
 end;
 $_host_list_payloads$;
 
+-- Of the invariants, those of runs, steps and waits, for verify_all(). Reads them all, each a few times.
+create or replace function stepquota._host_list_violations()
+returns table (invariant text, tenant text, object text, detail text, violation text)
+language plpgsql
+stable
+as $_host_list_violations$
+#variable_conflict use_column
+begin
+  -- A row of another month than its run's is no part of the idempotency key.
+  return query
+    select 'I4 idempotent', s.tenant, s.run_id,
+           format('path %L, attempt %s is in the ledger of %s, but the run %s', s.node_path, s.attempt, s.ledger_month,
+             coalesce('is of ' || r.ledger_month::text, 'is unknown')), 'step_off_run'
+      from stepquota.workflow_run_steps s
+      left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
+     where r.ledger_month is distinct from s.ledger_month;
+  return query
+    select 'I4 idempotent', r.tenant, r.run_id, format('its month %s has no table in the ledger', r.ledger_month),
+           'run_without_ledger'
+      from stepquota.workflow_runs r
+     where r.status in ('RUNNING', 'WAITING')
+       and not exists (
+         select 1 from pg_catalog.pg_inherits i
+           join pg_catalog.pg_class c on c.oid = i.inhrelid
+          where i.inhparent = 'stepquota.workflow_run_steps'::pg_catalog.regclass
+            and c.relname = 'workflow_run_steps_' || to_char(r.ledger_month, 'YYYY_MM'));
+  -- Every run that waits has something it waits for, and will be brought back by.
+  return query
+    select 'I5 no lost run', r.tenant, r.run_id, 'the run is WAITING and has no open wait', 'waiting_for_nothing'
+      from stepquota.workflow_runs r
+     where r.status = 'WAITING'
+       and not exists (
+         select 1 from stepquota.workflow_run_waits w
+          where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING');
+  return query
+    select 'I5 no lost run', w.tenant, w.run_id,
+           format('wait %s is open, but the run is %s', w.wait_id, coalesce(r.status, 'unknown')), 'wait_of_no_open_run'
+      from stepquota.workflow_run_waits w
+      left join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+     where w.status = 'WAITING' and coalesce(r.status, '') not in ('RUNNING', 'WAITING');
+  return query
+    select 'I5 no lost run', w.tenant, w.run_id, format('it has %s open quota waits', count(*)), 'two_quota_waits'
+      from stepquota.workflow_run_waits w
+     where w.status = 'WAITING' and w.wait_type = 'quota'
+     group by w.tenant, w.run_id
+    having count(*) > 1;
+  return query
+    select distinct 'I5 no lost run', w.tenant, w.run_id,
+           'the run is paused by quota, but its tenant is not among paused_tenants', 'tenant_not_paused'
+      from stepquota.workflow_run_waits w
+     where w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held
+       and not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant);
+  -- The scan comes when the quota has to be resolved anew at the latest; for tenants that are held, or that
+  -- have promised units, a little later.
+  return query
+    select 'I5 no lost run', t.tenant, t.due_at::text,
+           format('the scan is to look at the paused tenant then, but its quota is valid until %s', q.valid_until),
+           'looked_at_too_late'
+      from stepquota.paused_tenants t
+      join stepquota.workflow_step_quotas q on q.tenant = t.tenant
+     cross join stepquota.policy p
+     where t.due_at > q.valid_until + greatest(p.staleness, p.resumption_counts_for)
+       and exists (
+         select 1 from stepquota.workflow_run_waits w
+          where w.tenant = t.tenant and w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held);
+  return query
+    select 'I5 no lost run', w.tenant, w.run_id,
+           case when w.is_held then 'its quota wait is outside the queue, but the run is not held'
+                else 'the run is held, but its quota wait is in the queue' end, 'queue_off_hold'
+      from stepquota.workflow_run_waits w
+      join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+     where w.status = 'WAITING' and w.wait_type = 'quota' and w.is_held <> (r.held_at is not null);
+  return query
+    select 'I5 no lost run', w.tenant, w.run_id, format('wait %s has the paths %s', w.wait_id, w.node_paths), 'path_waits_twice'
+      from stepquota.workflow_run_waits w
+     where w.status = 'WAITING' and cardinality(w.node_paths) > 1
+       and (select count(distinct n.path) from unnest(w.node_paths) as n (path)) < cardinality(w.node_paths);
+  -- A run is WAITING only when every branch waits, and stands where one does.
+  return query
+    select distinct 'I5 no lost run', r.tenant, r.run_id, format('the run is WAITING, but works at %s', s.node_path),
+           'waiting_and_working'
+      from stepquota.workflow_runs r
+      join stepquota.workflow_run_steps s
+        on s.tenant = r.tenant and s.run_id = r.run_id and s.ledger_month = r.ledger_month
+     where r.status = 'WAITING' and s.status = 'STARTED'
+       and s.step_type not in ('forEach', 'loop', 'parallel', 'event', 'human', 'time', 'timeout', 'retry')
+       and not exists (
+         select 1 from stepquota.workflow_run_waits w
+          where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING' and s.node_path = any (w.node_paths));
+  return query
+    select 'I5 no lost run', r.tenant, r.run_id,
+           format('the run is WAITING, but resumption %s is to be entered at %s', p.resumption_id, p.unentered_paths),
+           'waiting_and_resumed'
+      from stepquota.workflow_runs r
+      join stepquota.workflow_run_resumptions p on p.tenant = r.tenant and p.run_id = r.run_id
+     where r.status = 'WAITING' and p.status <> 'CANCELED' and p.unentered_paths <> '{}';
+  return query
+    select 'I5 no lost run', r.tenant, r.run_id,
+           format('the run is WAITING at %L, but its quota wait is for %s', r.node_path, w.node_paths), 'waiting_elsewhere'
+      from stepquota.workflow_runs r
+      join stepquota.workflow_run_waits w
+        on w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING' and w.wait_type = 'quota'
+     where r.status = 'WAITING'
+       and not exists (
+         select 1 from stepquota.workflow_run_waits o
+          where o.tenant = r.tenant and o.run_id = r.run_id and o.status = 'WAITING' and r.node_path = any (o.node_paths));
+  return query
+    select 'I5 no lost run', p.tenant, p.resumption_id::text,
+           format('the resumption is open, but its run %s is %s', p.run_id, coalesce(r.status, 'unknown')),
+           'resumption_of_no_open_run'
+      from stepquota.workflow_run_resumptions p
+      left join stepquota.workflow_runs r on r.tenant = p.tenant and r.run_id = p.run_id
+     where p.status = 'OPEN' and coalesce(r.status, '') not in ('RUNNING', 'WAITING');
+  return query
+    select 'I5 no lost run', p.tenant, p.resumption_id::text,
+           format('the resumption is open, but there is no wait %s', p.wait_id), 'resumption_of_no_wait'
+      from stepquota.workflow_run_resumptions p
+     where p.status = 'OPEN'
+       and not exists (
+         select 1 from stepquota.workflow_run_waits w where w.tenant = p.tenant and w.wait_id = p.wait_id);
+  -- A quota wait that was resolved left a resumption or a started step for each of its paths.
+  return query
+    select 'I5 no lost run', w.tenant, w.run_id,
+           format('quota wait %s was resolved, but nothing goes on at %s', w.wait_id, w.node_path), 'resolved_for_nothing'
+      from stepquota.workflow_run_waits w
+      join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+     where w.wait_type = 'quota' and w.status = 'RESOLVED' and r.status in ('RUNNING', 'WAITING')
+       and not exists (
+         select 1 from stepquota.workflow_run_resumptions p where p.tenant = w.tenant and p.wait_id = w.wait_id)
+       and not exists (
+         select 1 from stepquota.workflow_run_steps s
+          where s.tenant = w.tenant and s.run_id = w.run_id and s.node_path = any (w.node_paths)
+            and s.ledger_month = r.ledger_month);
+end;
+$_host_list_violations$;
+
 -- workflow_run_logs --------------------------------------------------------------------------------
 
 create or replace function stepquota._host_add_log(
@@ -808,6 +944,7 @@ comment on function stepquota._host_list_ended_runs(date, date[], timestamptz, i
 comment on function stepquota._host_delete_steps(text, text, date, bigint) is 'Host: deletes steps of a run; answers how many by period.';
 comment on function stepquota._host_delete_run(text, text) is 'Host: deletes a run with its waits and logs.';
 comment on function stepquota._host_delete_logs(timestamptz, integer) is 'Host: deletes logs of before then; answers how many.';
+comment on function stepquota._host_list_violations() is 'Host: what is wrong with runs, steps and waits, and names of it.';
 comment on function stepquota._host_count_all_steps() is 'Host: the ledger''s counts of all periods.';
 comment on function stepquota._host_find_wait(text, uuid) is 'Host: the wait.';
 comment on function stepquota._host_find_quota_wait(text, text) is 'Host: the run''s open quota wait.';

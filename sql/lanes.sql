@@ -161,6 +161,7 @@ volatile
 as $_deal_lanes$
 declare
   v_lane_count bigint;
+  v_used_count bigint;
   v_left bigint;
 begin
   perform 1 from stepquota.workflow_step_usage_lanes l
@@ -168,11 +169,13 @@ begin
     order by l.lane
       for no key update;
   -- A statement of its own: what the lanes' last holders committed is visible only now.
-  select count(*), stepquota._count_units_left(p_limit, sum(l.used_count)::bigint) into v_lane_count, v_left
+  select count(*), sum(l.used_count) into v_lane_count, v_used_count
     from stepquota.workflow_step_usage_lanes l
    where l.tenant = p_tenant and l.period_start = p_period_start;
+  v_left := stepquota._count_units_left(p_limit, v_used_count);
   update stepquota.workflow_step_usage_lanes l
-     set allowance = l.used_count + v_left / v_lane_count + (l.lane < v_left % v_lane_count)::integer
+     set allowance = l.used_count + v_left / v_lane_count + (l.lane < v_left % v_lane_count)::integer,
+         others_used_count = v_used_count - l.used_count
    where l.tenant = p_tenant and l.period_start = p_period_start;
 end;
 $_deal_lanes$;

@@ -45,6 +45,8 @@ begin
     -- Outside the queue: only its release brings it back.
     return v_wait_id;
   end if;
+  -- Time alone may change the quota before the period ends: a subscription is due to end, another one begins.
+  p_due_at := least(p_due_at, (select q.valid_until from stepquota.workflow_step_quotas q where q.tenant = p_run.tenant));
   -- A change for all tenants that is under way has not looked at this one: the next scan does.
   if not stepquota._share_policy() then
     p_due_at := p_now;

@@ -304,10 +304,11 @@ begin
 end;
 $resolve_workflow_step_quota$;
 
+-- Volatile, so that it sees what finding the quota has just stored: both are often one expression.
 create or replace function stepquota._summarize_quota(p_quota stepquota.workflow_step_quotas)
 returns stepquota.workflow_step_quota
 language plpgsql
-stable
+volatile
 as $_summarize_quota$
 declare
   v_used_count bigint := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);

@@ -33,6 +33,12 @@ begin
   ) then
     drop function stepquota.reconcile_workflow_step_usage(text, timestamptz);
   end if;
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota.verify_all()') and 'violation' <> all (p.proargnames)
+  ) then
+    drop function stepquota.verify_all();
+  end if;
 end;
 $drop_for_more_columns$;
 drop function if exists stepquota._store_stripe_product(jsonb, timestamptz, timestamptz);

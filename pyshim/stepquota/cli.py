@@ -114,6 +114,8 @@ def migrate(
 
     with _ended_by_signals():
         done = migrate_database(_given(database_url))
+    for violation in done.violations:
+        print(f"stepquota: before the upgrade: {violation}", file=sys.stderr)
     count = len(done.applied)
     print(
         f"stepquota {version('stepquota')} is installed in {done.database} "
@@ -259,8 +261,8 @@ def status(database_url: DatabaseUrl = None) -> None:
     )
     if violations:
         _print_table(
-            ("invariant", "tenant", "object", "detail"),
-            ((v.invariant, v.tenant, v.object, v.detail) for v in violations),
+            ("invariant", "violation", "tenant", "object", "detail"),
+            ((v.invariant, v.violation, v.tenant, v.object, v.detail) for v in violations),
         )
     failed = sum(item.state == "error" for item in items)
     print(f"{failed} failed checks, {len(violations)} violated invariants")

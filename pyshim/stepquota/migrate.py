@@ -37,6 +37,9 @@ from .problems import Problem
 
 # How long an installer waits for another one to finish.
 OTHER_INSTALLER_TIMEOUT = "120s"
+# How long looking for violated invariants before an upgrade may take, and how many are told.
+VERIFICATION_TIMEOUT = "60s"
+TOLD_VIOLATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Migrated:
         server_version: Of the server, for instance ``15.18``.
         applied: The migrations applied now, oldest first; those applied before are not in it.
         loaded: How many files of functions were loaded.
+        violations: What verify_all() found before an upgrade, a line each; it stops none.
     """
 
     database: str
     server_version: str
     applied: tuple[str, ...]
     loaded: int
+    violations: tuple[str, ...] = ()
 
 
 def migrate(database_url: str) -> Migrated:
@@ -77,7 +82,7 @@ def migrate(database_url: str) -> Migrated:
                 _refuse_what_is_not_ours(own)
                 own.execute(bookkeeping.CREATE_SCHEMA.encode())
                 _refuse_a_newer_release(own)
-                applied = _apply_migrations(parameters)
+                applied, violations = _apply_migrations(parameters, own)
                 loaded = patiently(parameters, lambda: _load_functions(own))
         except errors.InsufficientPrivilege as error:
             raise Problem(
@@ -91,7 +96,8 @@ def migrate(database_url: str) -> Migrated:
                 "nothing is half done; run it again when the cause is gone",
             ) from error
         server = own.info.server_version
-    return Migrated(database, f"{server // 10000}.{server % 10000}", applied, loaded)
+    release = f"{server // 10000}.{server % 10000}"
+    return Migrated(database, release, applied, loaded, violations)
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo is not typed
@@ -201,13 +207,42 @@ def _numbers(release: str) -> list[int]:
     return [int(number) for number in release.split(".")]
 
 
-def _apply_migrations(parameters: Parameters) -> tuple[str, ...]:
-    applied = []
+def _apply_migrations(
+    parameters: Parameters, own: psycopg.Connection
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The migrations applied, and what was found wrong before the first of them."""
+    applied: list[str] = []
+    violations: tuple[str, ...] = ()
     with _Backend.open(parameters) as backend:
         for migration in backend.to_apply(read_migrations(str(migrations_directory()))):
+            if not applied:
+                violations = _find_violations(own)
             patiently(parameters, partial(_apply, backend, migration))
             applied.append(migration.id)
-    return tuple(applied)
+    return tuple(applied), violations
+
+
+def _find_violations(connection: psycopg.Connection) -> tuple[str, ...]:
+    """What the installed release finds wrong; nothing where none is installed.
+
+    An upgrade goes on all the same: no migration relies on what is verified, and the release may
+    bring the cure. But nobody should take the upgrade for the cause.
+    """
+    known = connection.execute("select to_regprocedure('stepquota.verify_all()')").fetchone()
+    if known in (None, (None,)):
+        return ()
+    try:
+        with connection.transaction():
+            connection.execute(f"set local statement_timeout = '{VERIFICATION_TIMEOUT}'".encode())
+            rows = connection.execute(
+                "select concat_ws(', ', v.invariant, v.tenant, v.object, v.detail)"
+                "  from stepquota.verify_all() v limit %s",
+                [TOLD_VIOLATIONS],
+            ).fetchall()
+    except psycopg.Error as error:
+        # An installation that was broken off has functions that do not fit its tables.
+        return (f"verify_all() did not end: {error.diag.message_primary or error}",)
+    return tuple(str(line) for (line,) in rows)
 
 
 def _apply(backend: _Backend, migration: Any) -> None:

@@ -821,9 +821,11 @@ class InvariantViolation:
         tenant: whose; None when it is nobody's in particular.
         object: the row or the run that breaks it.
         detail: the figures.
+        violation: the name of the check, as docs/operations.md explains it.
     """
 
     invariant: str
     tenant: str | None
     object: str | None
     detail: str | None
+    violation: str

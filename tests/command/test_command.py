@@ -92,6 +92,7 @@ def test_status_where_an_invariant_is_violated(database: Database) -> None:
     completed = stepquota("status", database.url)
     assert completed.returncode == 1
     assert "acme" in completed.stdout
+    assert "counter_off_ledger" in completed.stdout
     assert not completed.stdout.endswith(" 0 violated invariants\n")
 
 

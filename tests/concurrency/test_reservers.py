@@ -33,7 +33,7 @@ from concurrency.races import (
     violations,
 )
 from harness.databases import Database
-from harness.pgbouncer import pgbouncer
+from harness.pgbouncer import PgBouncer
 from harness.servers import Unavailable
 from stepquota.migrate import migrate
 from stepquota.server import LocalServer
@@ -260,9 +260,9 @@ def test_lanes_that_are_not_dealt_anew_would_be_seen(database: Database) -> None
 
 def test_through_pgbouncer(database: Database, connect: Connect) -> None:
     try:
-        with pgbouncer(database) as url, connect(autocommit=True) as connection:
+        with PgBouncer(database.url) as pool, connect(autocommit=True) as connection:
             give_limit(connection, "acme", 1500)
-            processes = [start(url, kind, 16, 1000) for kind in ("tasks", "threads")]
+            processes = [start(pool.url, kind, 16, 1000) for kind in ("tasks", "threads")]
             assert received(processes) == value(connection, USED) == 1500
             assert violations(connection) == []
     except Unavailable as reason:

@@ -1,4 +1,4 @@
-"""A server that can be killed with -9 and started again where it was."""
+"""Servers that can be killed with -9 and started again where they were, copied, and replaced."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 import psycopg
@@ -27,16 +26,17 @@ from .servers import EMBEDDED18, Unavailable
 
 _DEBIAN = Path("/usr/lib/postgresql/15")
 _SHARED_MEMORY = Path("/dev/shm")
+_SOCKET = ".s.PGSQL.5432"
 
 
-class KillableServer:
-    """Commits are durable: what was committed is there after a kill.
+class Installation:
+    """PostgreSQL's programs, run as a user who may, and a short folder for all that they write.
 
     Args:
         name: ``postgres15`` or ``embedded18``.
 
     Raises:
-        Unavailable: Its programs are not installed.
+        Unavailable: The programs are not installed.
     """
 
     def __init__(self, name: str):
@@ -48,51 +48,103 @@ class KillableServer:
             raise Unavailable(
                 "PostgreSQL 15 is not installed; on Debian 12: apt-get install postgresql-15"
             )
-        self._user = find_server_user()
-        self._folder = make_short_folder(self._user, [_SHARED_MEMORY])
-        self._binaries = make_binaries_usable(binaries, self._folder, self._user)
+        self.user = find_server_user()
+        self.folder = make_short_folder(self.user, [_SHARED_MEMORY])
+        self._binaries = make_binaries_usable(binaries, self.folder, self.user)
+
+    def make_folder(self, name: str) -> Path:
+        """A folder that the server's user owns."""
+        folder = self.folder / name
+        make_private_folder(folder, self.user)
+        return folder
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run a program to its end, which must be a good one."""
+        process = self.popen(program, *arguments)
+        assert process.wait(120) == 0, (program, *arguments)
+
+    def popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a program."""
+        return subprocess.Popen(
+            [str(self._binaries.program(program)), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self.user.uid if self.user else None,
+            group=self.user.gid if self.user else None,
+            extra_groups=[] if self.user else None,
+            start_new_session=True,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+        )
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Cluster:
+    """A server on a data directory. Commits are durable: what was committed is there after a kill.
+
+    Args:
+        installation: Its programs.
+        data: The data directory.
+        sockets: The folder of its socket.
+        settings: Settings beyond the usual ones.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        data: Path,
+        sockets: Path,
+        settings: Mapping[str, str] | None = None,
+    ):
+        self.data = data
+        self.sockets = sockets
+        self._installation = installation
+        self._settings = {
+            "unix_socket_directories": str(sockets),
+            "listen_addresses": "",
+            "timezone": "UTC",
+            "max_connections": "50",
+            **(settings or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        home = self._folder / "s"
-        make_private_folder(home, self._user)
-        self._run(
-            [
-                *("initdb", f"--pgdata={home / 'data'}", "--username=postgres", "--auth=trust"),
-                *("--encoding=UTF8", "--no-locale", "--no-sync"),
-            ]
+    def initialise(self, *arguments: str) -> None:
+        """Make the data directory."""
+        self._installation.run(
+            *("initdb", f"--pgdata={self.data}", "--username=postgres", "--auth=trust"),
+            *("--encoding=UTF8", "--no-locale", "--no-sync", *arguments),
         )
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def url(self) -> str:
         """The URL of its database ``postgres``, for a superuser."""
-        return f"postgresql://postgres@/postgres?host={quote(str(self._folder / 's'), safe='')}"
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        """The URL of a database, for a superuser."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self.sockets), safe='')}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its main process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start it without waiting."""
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
+        self._process = self._installation.popen("postgres", "-D", str(self.data), *settings)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        home = self._folder / "s"
+        """Start it if it does not run, and wait until it answers."""
         until = time.monotonic() + 60
         while True:
-            if self._process is None or self._process.poll() is not None:
+            if not self.is_running:
                 # What was killed may still be in the memory that it shared.
-                self._process = self._popen(
-                    [
-                        *("postgres", "-D", str(home / "data")),
-                        *("-c", f"unix_socket_directories={home}", "-c", "listen_addresses="),
-                        *("-c", "timezone=UTC", "-c", "max_connections=50"),
-                    ]
-                )
+                self.launch()
             try:
                 psycopg.connect(self.url, connect_timeout=5).close()
             except psycopg.OperationalError:
@@ -106,23 +158,16 @@ class KillableServer:
         """Kill it with -9, as a power cut would, and wait until it is gone."""
         process, self._process = self._process, None
         if process:
-            os.kill(process.pid, signal.SIGKILL)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
             process.wait(20)
 
-    def _run(self, command: list[str]) -> None:
-        process = self._popen(command)
-        assert process.wait(60) == 0, command
-
-    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
-        program, *arguments = command
-        return subprocess.Popen(
-            [str(self._binaries.program(program)), *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=self._user.uid if self._user else None,
-            group=self._user.gid if self._user else None,
-            extra_groups=[] if self._user else None,
-            start_new_session=True,
-            cwd="/",
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-        )
+    def take_over(self, other: Cluster) -> None:
+        """Answer where another one did, which is gone."""
+        here, there = self.sockets / _SOCKET, other.sockets / _SOCKET
+        new = there.with_name("new")
+        new.symlink_to(here)
+        new.replace(there)
+        self.sockets = other.sockets
+        # From its next start on it makes the socket there itself.
+        self._settings["unix_socket_directories"] = str(other.sockets)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from acceptance.stripe_objects import Metadata, deleted, plan_of
 from histories.model import Subscription, add_months
-from histories.quotas import TENANT, Quotas, limits
+from histories.quotas import BEGINNING, TENANT, Quotas, limits
 from histories.steps import step
 
 # Few, so that bounds come back to where they were; the first is the calendar's too.
@@ -91,12 +91,15 @@ class Periods(Quotas):
     def receive_a_webhook_again(self) -> None:
         """A webhook arrives twice, and an older answer after it."""
         self.tell_stripe(actions={"unchanged"})
-        self.tell_stripe(actions={"stale"}, age=timedelta(days=40), limit=9, bound_age=60)
+        # Older than all that was told: what is unchanged keeps the moment it was first told at.
+        self.tell_stripe(
+            actions={"stale"}, fetched_at=BEGINNING - timedelta(days=1), limit=9, bound_age=60
+        )
 
     def tell_stripe(
         self,
         actions: set[str] | None = None,
-        age: timedelta = timedelta(),
+        fetched_at: datetime | None = None,
         bound_age: int = 0,
         **changes: int,
     ) -> None:
@@ -114,8 +117,11 @@ class Periods(Quotas):
             price_metadata=metadata,
             cancel_at_period_end=subscription.ends_with_period,
         )
-        self.look_and_resume()
-        rows = self.call("apply_stripe_object", json.dumps(plan), self.model.now - age)
+        moment, is_paused = self.model.now, self.is_paused
+        rows = self.call("apply_stripe_object", json.dumps(plan), fetched_at or moment)
+        if {row["action"] for row in rows} - {"unchanged", "stale"}:
+            # What says nothing new is no reason to decide anything.
+            self.look_and_resume_at(moment, is_paused)
         if actions:
             assert {row["action"] for row in rows} == actions
 

@@ -39,8 +39,10 @@ USUAL = settings(
 )
 OTHERS = settings(USUAL, derandomize=False, max_examples=50)
 
+MACHINES: list[type[Quotas]] = [Quotas, Periods, Runs, Everything]
 
-@pytest.mark.parametrize("machine", [Quotas, Periods, Runs, Everything])
+
+@pytest.mark.parametrize("machine", MACHINES)
 def test_histories(database: Database, machine: type[Quotas]) -> None:
     # The rules are the same everywhere, and the older server takes three times as long.
     usual = USUAL if database.server.name == EMBEDDED18 else settings(USUAL, max_examples=6)

@@ -130,3 +130,16 @@ def test_an_older_release_over_ours_leaves_nothing_that_is_not_mended(
     assert completed.returncode == 0 or schema(database) == before
     migrate(database.url)
     assert schema(database) == before
+
+
+def test_an_upgrade_says_what_was_wrong_before_it(other_database: Database, psql: Psql) -> None:
+    psql(other_database, RELEASES[-1].read_text()).check_returncode()
+    psql(other_database, USE).check_returncode()
+    psql(other_database, "delete from stepquota.workflow_run_steps where tenant = 'wet'")
+
+    (violation,) = migrate(other_database.url).violations
+
+    assert violation.startswith("I3 conserved, wet, ")
+    assert violation.endswith(", counter 1, ledger 0")
+    # There was nothing to upgrade: it is not looked at again.
+    assert migrate(other_database.url).violations == ()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.databases import Database
-from harness.pgbouncer import pgbouncer
+from harness.pgbouncer import PgBouncer
 from harness.servers import Unavailable
 
 SERVER_CONNECTIONS = 4
@@ -17,7 +17,7 @@ SERVER_CONNECTIONS = 4
 def pooled_url(database: Database) -> Iterator[str]:
     """The URL of ``database`` through a PgBouncer that has few connections to it."""
     try:
-        with pgbouncer(database, SERVER_CONNECTIONS) as url:
-            yield url
+        with PgBouncer(database.url, SERVER_CONNECTIONS) as pool:
+            yield pool.url
     except Unavailable as reason:
         pytest.skip(str(reason))

@@ -64,6 +64,7 @@ from .results import (
     ForgottenRows,
     InvariantViolation,
     LimitSource,
+    Metric,
     OpenWorkflowStepBatch,
     PauseReason,
     PeriodSource,
@@ -123,6 +124,7 @@ __all__ = [
     "Key",
     "LimitSource",
     "MalformedStripeObject",
+    "Metric",
     "MissingDefaultTier",
     "OpenWorkflowStepBatch",
     "OtherStripeAccount",
@@ -212,6 +214,7 @@ __all__ = [
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
     "map_stripe_customer",
+    "metrics",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "purge",
@@ -313,4 +316,5 @@ disable_cron = _sync(calls.disable_cron)
 cron_sql = _sync(calls.cron_sql)
 status = _sync(calls.status)
 verify_all = _sync(calls.verify_all)
+metrics = _sync(calls.metrics)
 version = _sync(calls.version)

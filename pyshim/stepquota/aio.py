@@ -37,6 +37,7 @@ __all__ = [
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
     "map_stripe_customer",
+    "metrics",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "purge",
@@ -138,4 +139,5 @@ disable_cron = _async(calls.disable_cron)
 cron_sql = _async(calls.cron_sql)
 status = _async(calls.status)
 verify_all = _async(calls.verify_all)
+metrics = _async(calls.metrics)
 version = _async(calls.version)

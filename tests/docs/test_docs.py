@@ -239,7 +239,8 @@ def test_examples_with_pg_cron_print_what_the_page_says(name: str, cron_database
 
 def test_no_block_is_left_unrun() -> None:
     # A misspelt language would be passed over by everything else here.
-    run = {"sql", "python", "js"}
+    # tests/command runs console.
+    run = {"sql", "python", "js", "console"}
     shown = {"text", "sh", "java", ""}
     for name in PAGES:
         for block in read_page(name).blocks:

@@ -2,12 +2,13 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-faults lint bench bench-stripe clean
+.PHONY: help demo test test-faults test-monitoring lint bench bench-stripe clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
 	@echo 'make test-faults  kill servers and workers with -9 for five minutes a server'
+	@echo 'make test-monitoring  try monitoring/ with the tools of Prometheus'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
@@ -28,6 +29,11 @@ test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@STEPQUOTA_FAULTS=$${STEPQUOTA_FAULTS:-300} .venv/bin/python -m pytest -n 2 tests/faults
+
+test-monitoring:
+	@sh scripts/make_venv test
+	@sh scripts/install_debian_packages prometheus prometheus-postgres-exporter
+	@.venv/bin/python -m pytest tests/monitoring
 
 lint:
 	@sh scripts/make_venv test

@@ -1,8 +1,4 @@
-"""The entry point of the command ``stepquota``.
-
-It is outside the package, since importing anything of the package imports psycopg, and where
-psycopg finds no libpq the command should say so in one line.
-"""
+"""Where the command ``stepquota`` begins: before psycopg is imported, which may have no libpq."""
 
 from __future__ import annotations
 
@@ -10,19 +6,16 @@ import sys
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command, or say in one line what the installation lacks."""
     try:
         from stepquota.cli import main as run
     except ImportError as error:
         if "--debug" in sys.argv:
             raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        print(f"stepquota: it cannot start: {reason}", file=sys.stderr)
-        is_psycopg = "psycopg" in str(error) or "pq" in str(error)
+        print(f"stepquota: {str(error).splitlines()[0]}", file=sys.stderr)
         print(
-            "hint: install libpq, or a psycopg that brings one: pip install 'psycopg[binary]'"
-            if is_psycopg
-            else "hint: install stepquota anew; --debug shows the traceback",
+            "hint: the installation is incomplete; psycopg needs libpq: "
+            "pip install 'stepquota[binary]', or install libpq",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -3,7 +3,7 @@
 --
 -- All are security_invoker: they read with the rights of who asks, so that row-level security of the
 -- tables holds for him as if he read the tables. What a view needs and its reader may not call is behind
--- the three functions here, which are stable: a view that calls a volatile function computes all rows
+-- the four functions here, which are stable: a view that calls a volatile function computes all rows
 -- before it sorts and limits them. They read host tables, so an application with tables of its own
 -- makes this file its own, as it does host.sql.
 --
@@ -22,6 +22,20 @@ begin
   return stepquota._now();
 end;
 $clock$;
+
+-- Takes no locks. A function, since the policy row is not for every reader of a view.
+create or replace function stepquota.current_epoch()
+returns bigint
+language plpgsql
+stable
+-- Definer: callers need no right to the policy row.
+security definer
+set search_path = pg_catalog, pg_temp
+as $current_epoch$
+begin
+  return (select p.epoch from stepquota.policy p);
+end;
+$current_epoch$;
 
 -- The stored quota while it holds, else the quota as its inputs say now, stored nowhere.
 create or replace function stepquota._peek_quota(p_tenant text, p_now timestamptz)
@@ -105,10 +119,9 @@ select s.tenant,
        t.held_because,
        (q.quota).refreshed_at
   from stepquota.workflow_step_quotas s
- cross join stepquota.policy p
   left join stepquota.tenants t on t.tenant = s.tenant
  cross join lateral (
-   select case when s.epoch = p.epoch and s.valid_until > (select stepquota.clock()) then s
+   select case when s.epoch = (select stepquota.current_epoch()) and s.valid_until > (select stepquota.clock()) then s
                else stepquota.peek_workflow_step_quota(s.tenant) end as quota
    offset 0) q
  cross join lateral (
@@ -203,6 +216,8 @@ select s.state,
 
 comment on function stepquota.clock() is
   'For views: the moment that decides now, the database''s clock, or the setting stepquota.now where policy.allow_test_clock is on.';
+comment on function stepquota.current_epoch() is
+  'For views: a stored quota of another epoch is stale.';
 comment on function stepquota._peek_quota(text, timestamptz) is
   'The stored quota while it holds, else as its inputs say now; nothing is stored.';
 comment on function stepquota.peek_workflow_step_quota(text) is

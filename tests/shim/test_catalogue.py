@@ -52,7 +52,7 @@ PARTS = {
     "resume_due_tenant",
 }
 # What views call, which read the tables with the rights of who asks.
-VIEWS = {"clock", "peek_workflow_step_exhaustion", "peek_workflow_step_quota"}
+VIEWS = {"clock", "current_epoch", "peek_workflow_step_exhaustion", "peek_workflow_step_quota"}
 # What stepquota.stripe_sync calls, which has their classes.
 STRIPE_SYNC = {
     "begin_stripe_catch_up",

@@ -22,7 +22,7 @@ DatabaseUrl = Annotated[
         "-d",
         envvar="DATABASE_URL",
         metavar="URL",
-        help="The database, as postgresql://user:password@host:port/database.",
+        help="The database, in any form that libpq reads.",
         show_default=False,
         show_envvar=True,
     ),

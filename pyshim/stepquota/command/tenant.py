@@ -86,8 +86,10 @@ def grant(
         datetime | None,
         typer.Option(
             "--until",
+            metavar="MOMENT",
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
-            help="Until when they count, in UTC if no zone is named. By default the period's end.",
+            help="Until when they count: 2026-07-01, or 2026-07-01T12:00:00+02:00. In UTC if no "
+            "zone is named. By default until the period's end.",
             show_default=False,
         ),
     ] = None,

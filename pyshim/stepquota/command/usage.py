@@ -19,6 +19,7 @@ PeriodStart = Annotated[
     datetime | None,
     typer.Option(
         "--period-start",
+        metavar="MOMENT",
         formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
         help="Start of the period, in UTC if no zone is named. By default the present one.",
         show_default=False,

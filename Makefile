@@ -2,7 +2,7 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-faults test-monitoring lint bench bench-stripe clean
+.PHONY: help demo test test-faults test-monitoring lint bench bench-stripe dist clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
 	@echo 'make bench-stripe  measure the Stripe sync; BENCH=... as above'
+	@echo 'make dist   write the wheel, one SQL file for psql, and a PostgreSQL extension to dist/'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
 
@@ -48,6 +49,14 @@ bench:
 bench-stripe:
 	@sh scripts/make_venv test
 	@.venv/bin/python -m bench.stripe $(BENCH)
+
+dist:
+	@sh scripts/make_venv test
+	@rm -rf dist
+	@.venv/bin/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir=dist .
+	@.venv/bin/stepquota migrate --dump-sql > dist/stepquota.sql
+	@.venv/bin/python -m stepquota.extension dist/extension
+	@ls dist dist/extension
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

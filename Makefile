@@ -2,7 +2,7 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-engines test-faults lint bench bench-stripe clean
+.PHONY: help demo test test-engines test-faults test-monitoring lint bench bench-stripe dist clean
 
 MINUTES = 5
 
@@ -12,10 +12,12 @@ help:
 	@echo 'make test-engines  the tests on other versions of PostgreSQL; ENGINES="14 16 17"'
 	@echo 'make test-faults  faults of all kinds under load, and random histories, for five minutes'
 	@echo '            MINUTES=30 does it for longer, and must reach more'
+	@echo 'make test-monitoring  try monitoring/ with the tools of Prometheus'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
 	@echo 'make bench-stripe  measure the Stripe sync; BENCH=... as above'
+	@echo 'make dist   write the wheel, one SQL file for psql, and a PostgreSQL extension to dist/'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
 
@@ -42,6 +44,11 @@ test-faults:
 	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
+test-monitoring:
+	@sh scripts/make_venv test
+	@sh scripts/install_debian_packages prometheus prometheus-postgres-exporter
+	@.venv/bin/python -m pytest tests/monitoring
+
 lint:
 	@sh scripts/make_venv test
 	.venv/bin/ruff check .
@@ -55,6 +62,14 @@ bench:
 bench-stripe:
 	@sh scripts/make_venv test
 	@.venv/bin/python -m bench.stripe $(BENCH)
+
+dist:
+	@sh scripts/make_venv test
+	@rm -rf dist
+	@.venv/bin/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir=dist .
+	@.venv/bin/stepquota migrate --dump-sql > dist/stepquota.sql
+	@.venv/bin/python -m stepquota.extension dist/extension
+	@ls dist dist/extension
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

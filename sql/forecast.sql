@@ -167,37 +167,30 @@ $_list_hourly_usage$;
 -- of them, widened by how much whole days differ, or by what chance makes of so few units. With less than
 -- a day there is no usual pace: the recent hours are taken, and half of it either way. With less than
 -- an hour nothing is said.
--- Locks: as resolve_workflow_step_quota. SQLSTATEs: WQ001.
-create or replace function stepquota.forecast_workflow_step_usage(p_tenant text)
+create or replace function stepquota._forecast_usage(p_quota stepquota.workflow_step_quotas, p_now timestamptz)
 returns table (
   tenant text, as_of timestamptz, period_start timestamptz, period_end timestamptz, used_count bigint,
   effective_limit bigint, units_per_hour double precision, exhausts_at timestamptz, exhausts_at_low timestamptz,
   exhausts_at_high timestamptz, lasts boolean, history_hours integer)
 language plpgsql
-volatile
--- Definer: callers have no right to the tables.
-security definer
-set search_path = pg_catalog, pg_temp
-as $forecast_workflow_step_usage$
+stable
+as $_forecast_usage$
 #variable_conflict use_column
 declare
-  v_quota stepquota.workflow_step_quotas;
   v_usage double precision[];
   v_history double precision;
   v_shift double precision;
   v_spread double precision;
   v_paces record;
 begin
-  perform stepquota._check_tenant(p_tenant);
-  as_of := stepquota._now();
-  v_quota := (stepquota._find_quota(p_tenant, as_of)).quota;
-  tenant := p_tenant;
-  period_start := v_quota.period_start;
-  period_end := v_quota.period_end;
-  effective_limit := v_quota.effective_limit;
-  used_count := stepquota._sum_usage(p_tenant, v_quota.period_start);
+  as_of := p_now;
+  tenant := p_quota.tenant;
+  period_start := p_quota.period_start;
+  period_end := p_quota.period_end;
+  effective_limit := p_quota.effective_limit;
+  used_count := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
   -- Without gaps: an hour is covered if the ones after it are.
-  v_usage := array(select u.units from stepquota._list_hourly_usage(v_quota, used_count, as_of) u order by u.hours_ago);
+  v_usage := array(select u.units from stepquota._list_hourly_usage(p_quota, used_count, as_of) u order by u.hours_ago);
   history_hours := cardinality(v_usage);
   if history_hours > 0 then
     units_per_hour := (select avg(u) from unnest(v_usage[:6]) u);
@@ -252,6 +245,26 @@ begin
   end if;
   return next;
 end;
+$_forecast_usage$;
+
+-- Locks: as resolve_workflow_step_quota. SQLSTATEs: WQ001.
+create or replace function stepquota.forecast_workflow_step_usage(p_tenant text)
+returns table (
+  tenant text, as_of timestamptz, period_start timestamptz, period_end timestamptz, used_count bigint,
+  effective_limit bigint, units_per_hour double precision, exhausts_at timestamptz, exhausts_at_low timestamptz,
+  exhausts_at_high timestamptz, lasts boolean, history_hours integer)
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $forecast_workflow_step_usage$
+declare
+  v_now timestamptz := stepquota._now();
+begin
+  perform stepquota._check_tenant(p_tenant);
+  return query select f.* from stepquota._forecast_usage((stepquota._find_quota(p_tenant, v_now)).quota, v_now) f;
+end;
 $forecast_workflow_step_usage$;
 
 comment on function stepquota.sample_workflow_step_usage(integer) is
@@ -259,5 +272,7 @@ comment on function stepquota.sample_workflow_step_usage(integer) is
 comment on function stepquota._delete_old_samples(text, timestamptz) is 'Deletes a tenant''s old samples but the last one.';
 comment on function stepquota._list_hourly_usage(stepquota.workflow_step_quotas, bigint, timestamptz) is
   'Units used in each of the last 168 hours that the samples cover.';
+comment on function stepquota._forecast_usage(stepquota.workflow_step_quotas, timestamptz) is
+  'When a quota is used up at the present pace.';
 comment on function stepquota.forecast_workflow_step_usage(text) is
   'When the quota is used up at the present pace: tenant, as_of, period_start, period_end, used_count, effective_limit, units_per_hour (the mean of the last six hours), exhausts_at, exhausts_at_low (the earliest, if it goes fast), exhausts_at_high (the latest), each NULL if it lasts until the period''s end at that pace; lasts, NULL if too little is known to say; history_hours that it rests on, at most 168. A quota that is used up is answered with as_of. WQ001 for a tenant that cannot be one.';

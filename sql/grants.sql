@@ -40,7 +40,7 @@ as $_list_granted_routines$
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
       "watch", "find_next_due_tenant", "find_next_due_wait", "count_seconds_until", "check_watch_seconds",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
-      "check_cron", "list_cron_jobs"],
+      "check_cron", "list_cron_jobs", "clock", "current_epoch", "peek_workflow_step_quota", "peek_workflow_step_exhaustion", "metrics"],
     "stepquota_sync": [
       "version", "apply_stripe_object", "map_stripe_customer", "unmap_stripe_customer", "status",
       "record_stripe_events", "claim_stripe_events", "finish_stripe_events", "fail_stripe_events",
@@ -53,7 +53,8 @@ as $_list_granted_routines$
       "version", "resolve_workflow_step_quota", "explain_workflow_step_quota", "workflow_run_quota_pause",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
       "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
-      "stripe_sync_health", "check_stripe", "list_tenant_role_bindings", "list_visible_tenants"]
+      "stripe_sync_health", "check_stripe", "list_tenant_role_bindings", "list_visible_tenants",
+      "clock", "current_epoch", "peek_workflow_step_quota", "peek_workflow_step_exhaustion", "metrics"]
   }$json$::jsonb;
 $_list_granted_routines$;
 

@@ -526,6 +526,19 @@ begin
 end;
 $_host_find_quota_wait$;
 
+-- By workflow_run_waits_paused_idx.
+create or replace function stepquota._host_count_quota_waits(p_tenant text)
+returns table (paused_count bigint, paused_since timestamptz)
+language plpgsql
+stable
+as $_host_count_quota_waits$
+begin
+  return query
+    select count(*), min(w.created_at) from stepquota.workflow_run_waits w
+     where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING';
+end;
+$_host_count_quota_waits$;
+
 -- By workflow_run_waits_one_wait_a_visit.
 create or replace function stepquota._host_find_visit_wait(
   p_tenant text, p_run_id text, p_node_path text, p_wait_type text, p_attempt integer)
@@ -948,6 +961,7 @@ comment on function stepquota._host_list_violations() is 'Host: what is wrong wi
 comment on function stepquota._host_count_all_steps() is 'Host: the ledger''s counts of all periods.';
 comment on function stepquota._host_find_wait(text, uuid) is 'Host: the wait.';
 comment on function stepquota._host_find_quota_wait(text, text) is 'Host: the run''s open quota wait.';
+comment on function stepquota._host_count_quota_waits(text) is 'Host: how many open quota waits a tenant has, and since when.';
 comment on function stepquota._host_find_visit_wait(text, text, text, text, integer) is 'Host: the wait of one attempt at one path, open or closed.';
 comment on function stepquota._host_has_open_wait(text, text) is 'Host: whether the run has any open wait.';
 comment on function stepquota._host_insert_wait(text, uuid, text, text, integer, text, text, timestamptz, timestamptz, jsonb, timestamptz) is 'Host: opens a wait.';

@@ -384,6 +384,7 @@ declare
   v_plan text;
   v_used bigint;
   v_tenant stepquota.tenants;
+  v_paused record;
   v_first boolean := true;
 begin
   perform stepquota._check_tenant(p_tenant);
@@ -495,6 +496,9 @@ begin
     when v_quota.effective_limit is null
       then format('%s steps used, unlimited, in the period until %s.', v_used,
         stepquota._format_moment(v_quota.period_end))
+    when v_used >= v_quota.effective_limit and v_quota.enforcement <> 'shadow'
+      then format('%s of %s steps used, 0 left until %s: further steps are refused, and their runs paused.', v_used,
+        v_quota.effective_limit, stepquota._format_moment(v_quota.period_end))
     else format('%s of %s steps used, %s left until %s.', v_used, v_quota.effective_limit,
         stepquota._count_units_left(v_quota.effective_limit, v_used), stepquota._format_moment(v_quota.period_end))
   end;
@@ -529,6 +533,23 @@ begin
       'held_because', v_tenant.held_because);
     return next;
   end if;
+
+  select w.paused_count, w.paused_since, t.due_at into v_paused
+    from stepquota._host_count_quota_waits(p_tenant) w
+    left join stepquota.paused_tenants t on t.tenant = p_tenant;
+  if v_paused.paused_count > 0 then
+    "position" := "position" + 1;
+    object_type := 'paused_runs';
+    reason := format('%s since %s; %s.',
+      case v_paused.paused_count when 1 then '1 run is paused'
+        else format('%s runs are paused, the first', v_paused.paused_count) end,
+      stepquota._format_moment(v_paused.paused_since),
+      case when v_paused.due_at is null then 'an operator holds all of them'
+           else format('without a change they are looked at again at %s', stepquota._format_moment(v_paused.due_at)) end);
+    details := jsonb_build_object('paused_runs', v_paused.paused_count, 'paused_since', v_paused.paused_since,
+      'due_at', v_paused.due_at);
+    return next;
+  end if;
 end;
 $explain_workflow_step_quota$;
 
@@ -561,4 +582,4 @@ comment on function stepquota._refuse_missing_default_tier(text, text) is 'Raise
 comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
 comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';
 comment on function stepquota.explain_workflow_step_quota(text) is
-  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, grant, usage, tenant), object_id, verdict (won, lost, used, info), reason in words, details. WQ001 for a tenant that cannot be one.';
+  'Why a tenant has the quota it has. One row an object, in order of preference: position, object_type (subscription_item, price, product, calendar_month, tier, grant, usage, tenant, paused_runs), object_id, verdict (won, lost, used, info), reason in words, details. WQ001 for a tenant that cannot be one.';

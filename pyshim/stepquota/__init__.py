@@ -66,6 +66,7 @@ from .results import (
     ForgottenRows,
     InvariantViolation,
     LimitSource,
+    Metric,
     OpenWorkflowStepBatch,
     PauseReason,
     PeriodSource,
@@ -128,6 +129,7 @@ __all__ = [
     "Key",
     "LimitSource",
     "MalformedStripeObject",
+    "Metric",
     "MissingDefaultTier",
     "OpenWorkflowStepBatch",
     "OtherStripeAccount",
@@ -223,6 +225,7 @@ __all__ = [
     "list_shadow_overruns",
     "list_tenant_role_bindings",
     "map_stripe_customer",
+    "metrics",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "purge",
@@ -331,4 +334,5 @@ disable_cron = _sync(calls.disable_cron)
 cron_sql = _sync(calls.cron_sql)
 status = _sync(calls.status)
 verify_all = _sync(calls.verify_all)
+metrics = _sync(calls.metrics)
 version = _sync(calls.version)

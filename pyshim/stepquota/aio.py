@@ -40,6 +40,7 @@ __all__ = [
     "list_shadow_overruns",
     "list_tenant_role_bindings",
     "map_stripe_customer",
+    "metrics",
     "open_workflow_run_wait",
     "open_workflow_step_batch",
     "purge",
@@ -148,4 +149,5 @@ disable_cron = _async(calls.disable_cron)
 cron_sql = _async(calls.cron_sql)
 status = _async(calls.status)
 verify_all = _async(calls.verify_all)
+metrics = _async(calls.metrics)
 version = _async(calls.version)

@@ -1552,6 +1552,21 @@ def verify_all() -> Call[tuple[results.InvariantViolation, ...]]:
     return _rows(results.InvariantViolation, "verify_all")
 
 
+def metrics(part: str | None = None) -> Call[tuple[results.Metric, ...]]:
+    """Figures for an exporter, all of them gauges; docs/monitoring.md lists them.
+
+    Args:
+        part: info, all, item, scan, stripe, tenant, event, finding, consumer or table; None is all.
+
+    Returns:
+        One for each figure and its labels. What does not apply is left out.
+
+    Raises:
+        InvalidArgument: there is no such part.
+    """
+    return _rows(results.Metric, "metrics", part=text(part))
+
+
 def version() -> Call[str]:
     """The release that the installed SQL functions are of, as major.minor.patch.
 

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import psycopg
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from .command import register
+from .command.session import ended_by_signals as _ended_by_signals
+from .command.session import given as _given
 from .problems import Problem
 from .stripe_sync.commands import app as stripe_commands
 
 _HELP = """
 Workflow-step quotas inside PostgreSQL.
 
-DATABASE_URL is read from the environment where it is not given as an argument. Every form that
-libpq reads will do. A password is better kept in the environment or in a password file: other users
-of the machine can read a command's arguments.
+DATABASE_URL is read from the environment where it is not given. Every form that libpq reads will
+do. A password is better kept in the environment or in a password file: other users of the machine
+can read a command's arguments.
 
-Exit status: 0 done, 1 a problem or a failed check, 2 wrong usage, 130 and 143 ended by Ctrl-C or
-SIGTERM.
+Exit status: 0 done, 1 a problem or a failed check, 2 wrong usage, 3 a run that stays paused, 130
+and 143 ended by Ctrl-C or SIGTERM.
 """
 
 app = typer.Typer(
-    help=_HELP, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+    help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 
+register(app)
 app.add_typer(stripe_commands, name="stripe")
 
 DatabaseUrl = Annotated[
@@ -52,18 +51,21 @@ DatabaseUrl = Annotated[
 
 def main() -> None:
     """The command's entry point. Problems are one line with a hint, without a traceback."""
+    # Anywhere on the line, since it is added after something went wrong.
+    debug = "--debug" in sys.argv
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app()
     except Problem as problem:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         _complain(problem.what, problem.hint)
     except Exception as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         lines = str(error).strip().splitlines()
         what = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-        _complain(what, "this is unexpected; add --debug, as in stepquota --debug status, for more")
+        _complain(what, "this is unexpected; --debug at the end of the line shows more")
     sys.exit(1)
 
 
@@ -89,7 +91,8 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    # What the options do is done before a command runs, see main and _print_version.
+    # What the options do is done before a command runs, see main and _print_version; the first is
+    # declared for --help.
     del debug, show_version
 
 
@@ -231,45 +234,6 @@ def demo() -> None:
         raise typer.Exit(run())
 
 
-@app.command()
-def status(database_url: DatabaseUrl = None) -> None:
-    """Print wiring, health and every invariant that does not hold; exit 1 if something is wrong."""
-    from . import status as read_status
-    from . import verify_all
-    from .database_url import connect, read_database_url
-
-    with _ended_by_signals(), connect(read_database_url(_given(database_url))) as connection:
-        # One snapshot for all that is compared.
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        try:
-            items = read_status(connection)
-            violations = verify_all(connection)
-        except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
-            raise Problem(
-                f"stepquota is not installed in the database {connection.info.dbname}, "
-                "or an older release is",
-                "run stepquota migrate",
-            ) from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise Problem(
-                f"the role {connection.info.user} may not look: {error.diag.message_primary}",
-                "use one that is a member of stepquota_observer",
-            ) from error
-    _print_table(
-        ("state", "item", "detail", "hint"),
-        ((item.state, item.item, item.detail, item.hint) for item in items),
-    )
-    if violations:
-        _print_table(
-            ("invariant", "violation", "tenant", "object", "detail"),
-            ((v.invariant, v.violation, v.tenant, v.object, v.detail) for v in violations),
-        )
-    failed = sum(item.state == "error" for item in items)
-    print(f"{failed} failed checks, {len(violations)} violated invariants")
-    if failed or violations:
-        raise typer.Exit(1)
-
-
 @contextmanager
 def _as_owner(database_url: str | None) -> Iterator[psycopg.Connection]:
     """A connection as the owner, for a block in which errors are problems."""
@@ -292,41 +256,3 @@ def _as_owner(database_url: str | None) -> Iterator[psycopg.Connection]:
             raise Problem(
                 one_line(error, {}), "the owner of stepquota may, or a superuser"
             ) from error
-
-
-def _print_table(columns: Iterable[str], rows: Iterable[tuple[str | None, ...]]) -> None:
-    # Wide where nobody looks at it: lines of a log are cut by whoever reads them.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(value or "") for value in row))
-    console.print(table)
-
-
-def _given(database_url: str | None) -> str:
-    if not database_url:
-        raise Problem(
-            "there is no database URL",
-            "give it as an argument or set DATABASE_URL in the environment",
-        )
-    return database_url
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the block in order: what it has started is stopped."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    handled = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, end) for number in handled]
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)

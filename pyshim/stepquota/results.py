@@ -19,6 +19,7 @@ __all__ = [
     "ForgottenRows",
     "InvariantViolation",
     "LimitSource",
+    "Metric",
     "OpenWorkflowStepBatch",
     "PauseReason",
     "PeriodSource",
@@ -810,6 +811,21 @@ class StatusItem:
     state: StatusState
     detail: str | None
     hint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure for an exporter.
+
+    Attributes:
+        name: as Prometheus takes it, stepquota_all_paused_runs for instance.
+        labels: a dict of texts; empty for a figure of the whole installation.
+        value: seconds, steps, or a number of things.
+    """
+
+    name: str
+    labels: Any
+    value: float
 
 
 @dataclass(frozen=True, slots=True)

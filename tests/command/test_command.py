@@ -74,6 +74,12 @@ def test_errors_are_one_line_unless_debug_is_asked_for() -> None:
     assert "Traceback" in stepquota("--debug", "migrate", url).stderr
 
 
+def test_dead_events_stay_dead_where_there_is_no_key_to_work_them_off(database: Database) -> None:
+    completed = stepquota("stripe", "work", "--requeue", database.url, STRIPE_API_KEY="")
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert completed.stderr.startswith("stepquota: there is no Stripe API key\n")
+
+
 def test_status_of_a_fresh_installation(database: Database) -> None:
     completed = stepquota("status", database.url)
     assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -239,7 +239,8 @@ def test_examples_with_pg_cron_print_what_the_page_says(name: str, cron_database
 
 def test_no_block_is_left_unrun() -> None:
     # A misspelt language would be passed over by everything else here.
-    run = {"sql", "python", "js"}
+    # tests/command runs console.
+    run = {"sql", "python", "js", "console"}
     shown = {"text", "sh", "java", ""}
     for name in PAGES:
         for block in read_page(name).blocks:
@@ -425,8 +426,8 @@ def test_functions_that_are_named_exist(database: Database) -> None:
             union select c.relname::text from pg_class c
              where c.relnamespace = 'stepquota'::regnamespace""").fetchall()
     known = {row[0] for row in rows} | {"now", "sql"}  # a setting, and a file
-    # The loop is Python's alone.
-    modules = {"aio", "errors", "results", "resumptions"}
+    # What is Python's alone.
+    modules = {"aio", "errors", "extension", "results", "resumptions"}
     for name in PAGES:
         for named in re.findall(r"\bstepquota\.([a-z_]+)\b(?!\*)", read_page(name).text):
             assert named in known | modules, f"{name}: stepquota.{named}"

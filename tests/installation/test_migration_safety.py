@@ -35,6 +35,7 @@ ALLOWED = {
     ("0017", "require-concurrent-index-creation"): "of the Stripe mirror, which nobody waits for",
     ("0017", "require-concurrent-index-deletion"): "dropping takes a moment",
     ("0021", "require-concurrent-index-creation"): BUILT_AT_ONCE,
+    ("0025", "require-concurrent-index-creation"): BUILT_AT_ONCE,
 }
 
 

@@ -50,7 +50,7 @@ def test_sync_then_check(start: Start, fake: StripeFake, owner: psycopg.Connecti
 
     check = start("check")
     assert check.process.wait(30) == 1
-    check.wait_for("1 errors, 1 other remarks")
+    check.wait_for("1 error, 1 other remark")
     assert "price price_acme: workflow_step_limit is '1,000'" in check.output
     assert "test mode, account acct_fake" in check.output
     assert max(map(len, check.lines)) <= 80

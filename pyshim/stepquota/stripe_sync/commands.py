@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..command.output import plural
 from ..database_url import connect, read_database_url
 from ..problems import Problem
 from .settings import read_api_settings, read_webhook_secrets, redact
@@ -51,7 +52,9 @@ STRIPE_API_KEY_FILE or STRIPE_WEBHOOK_SECRETS_FILE. Neither is ever an argument.
 tells all of it.
 """
 
-app = typer.Typer(help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
 
 DatabaseUrl = Annotated[
     str | None,
@@ -159,6 +162,8 @@ def work(
     if requeue:
         from .. import requeue_stripe_events
 
+        # Before anything is changed: without a key nothing would be worked off.
+        read_api_settings()
         parameters = read_database_url(_given(database_url))
         with connect(parameters, autocommit=True) as connection:
             print(f"{requeue_stripe_events(connection)} dead events are due again")
@@ -281,9 +286,9 @@ def _print_problems(problems: tuple[StripeProblem, ...]) -> None:
         whose = f" (tenant {problem.tenant})" if problem.tenant else ""
         console.print(f"  - {about}{whose}: {problem.detail}")
     errors = sum(problem.level == "error" for problem in problems)
-    print(
-        f"\n{errors} errors, {len(problems) - errors} other remarks" if problems else "\nall well"
-    )
+    others = len(problems) - errors
+    counts = f"{plural(errors, 'error')}, {plural(others, 'other remark')}"
+    print(f"\n{counts}" if problems else "\nall well")
 
 
 class _ProgressBar:

@@ -18,6 +18,7 @@ insert into good values
   ('acknowledge_quota_events', 1, 'text', 'consumer', null), ('acknowledge_quota_events', 2, 'bigint[]', '{1}', '{NULL,"{1,NULL}"}'),
   ('remove_quota_event_consumer', 1, 'text', 'consumer', null), ('order_quota_events', 1, 'integer', '1', '{NULL,0,-1}'),
   ('sample_workflow_step_usage', 1, 'integer', '1', '{NULL,0,-1}'), ('forecast_workflow_step_usage', 1, 'text', 'acme', null),
+  ('peek_workflow_step_quota', 1, 'text', 'acme', null), ('peek_workflow_step_exhaustion', 1, 'text', 'acme', null), ('metrics', 1, 'text', 'all', '{"",nonsense}'),
   ('record_due_alerts', 1, 'text', '', '{NULL}'), ('record_due_alerts', 2, 'integer', '1', '{NULL,0,-1}'),
   ('tend_workflow_step_batches', 1, 'integer', '1', '{NULL,0,-1}'),
   ('start_workflow_steps', 1, 'text', 'acme', null), ('start_workflow_steps', 2, 'text', 'r', null), ('start_workflow_steps', 3, 'text[]', '{root}', '{NULL,"{}","{NULL}"}'),
@@ -144,6 +145,8 @@ select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
   $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
       -- Answers what it is asked with.
-      ('list_cron_jobs'), ('list_visible_tenants'), ('list_tenant_role_bindings'), ('count_seconds_until'), ('find_next_due_wait'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health')$$, 'every function is here');
+      ('list_cron_jobs'), ('list_visible_tenants'), ('list_tenant_role_bindings'), ('count_seconds_until'), ('find_next_due_wait'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health'),
+      -- For views.
+      ('clock'), ('current_epoch')$$, 'every function is here');
 select * from finish();
 rollback;

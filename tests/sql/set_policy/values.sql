@@ -12,7 +12,8 @@ insert into policies values
   ('past_due_qualifies', 'false', 'never'), ('pause_collection_qualifies', 'false', ''), ('stripe_event_attempts', '3', '0'), ('stripe_events_kept_for', '40 days', '30 days'),
   ('reconcile_every', '12:00:00', '0'), ('maintenance_seconds', '5', '0'), ('ended_runs_kept_for', '30 days', '1 hour'),
   ('logs_kept_for', '30 days', '1 hour'), ('events_kept_for', '30 days', '1 hour'), ('unclaimed_events_kept_for', '60 days', '1 day'),
-  ('scans_kept_for', '7 days', '1 hour'), ('cron_history_kept_for', '2 days', '1 hour');
+  ('scans_kept_for', '7 days', '1 hour'), ('cron_history_kept_for', '2 days', '1 hour'),
+  ('metrics_tenants', '5', '1001');
 select plan((select 3 * count(*)::integer + 12 from policies));
 select set_clock('2026-04-15Z');
 select set_eq($$select attname::text from pg_attribute where attrelid = 'stepquota.policy'::regclass and attnum > 0 and attname not in ('only_row', 'epoch', 'allow_test_clock', 'bound_roles')$$,

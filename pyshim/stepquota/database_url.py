@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from .problems import Problem
 
-OLDEST_SERVER = 14
+OLDEST_SERVER = 15
 
 Parameters = dict[str, Any]
 """libpq's connection parameters by name."""
@@ -54,7 +54,7 @@ def connect(parameters: Parameters, *, autocommit: bool = False) -> psycopg.Conn
     """A connection to a server that is new enough.
 
     Raises:
-        Problem: The server cannot be reached, refuses, or is older than PostgreSQL 14.
+        Problem: The server cannot be reached, refuses, or is older than PostgreSQL 15.
     """
     try:
         connection = psycopg.connect(

@@ -70,7 +70,7 @@ def test_an_old_server_is_refused_before_anything_is_done(
     script = dump_sql().replace("< 140000", "< 990000")
     completed = psql(other_database, script)
     assert completed.returncode != 0
-    assert "stepquota needs PostgreSQL 14 or later" in completed.stderr
+    assert "stepquota needs PostgreSQL 15 or later" in completed.stderr
 
 
 def test_a_newer_release_is_not_overwritten(database: Database, psql: Psql) -> None:

@@ -104,7 +104,9 @@ language plpgsql
 stable
 as $_goes_on$
 begin
-  return stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month)
+  -- Steps that contain or await others are started for as long as those last: they do no work.
+  return stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month,
+      array['forEach', 'loop', 'parallel', 'event', 'human', 'time', 'timeout', 'retry'])
     or stepquota._has_unentered_resumption(p_run.tenant, p_run.run_id);
 end;
 $_goes_on$;

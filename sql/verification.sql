@@ -79,49 +79,7 @@ as $verify_all$
        group by t.tenant, t.period_start) s on s.tenant = c.tenant and s.period_start = c.period_start
    where coalesce(c.ledgered_count, 0) <> coalesce(s.step_count, 0)
   union all
-  -- I5: every run that waits has something it waits for, and will be brought back by.
-  select 'I5 no lost run', r.tenant, r.run_id, 'the run is WAITING and has no open wait'
-    from stepquota.workflow_runs r
-   where r.status = 'WAITING'
-     and not exists (
-       select 1 from stepquota.workflow_run_waits w
-        where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING')
-  union all
-  select 'I5 no lost run', w.tenant, w.run_id,
-         format('wait %s is open, but the run is %s', w.wait_id, coalesce(r.status, 'unknown'))
-    from stepquota.workflow_run_waits w
-    left join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
-   where w.status = 'WAITING' and coalesce(r.status, '') not in ('RUNNING', 'WAITING')
-  union all
-  select distinct 'I5 no lost run', w.tenant, w.run_id, 'the run is paused by quota, but its tenant is not among paused_tenants'
-    from stepquota.workflow_run_waits w
-   where w.status = 'WAITING' and w.wait_type = 'quota' and not w.is_held
-     and not exists (select 1 from stepquota.paused_tenants t where t.tenant = w.tenant)
-  union all
-  select 'I5 no lost run', w.tenant, w.run_id,
-         case when w.is_held then 'its quota wait is outside the queue, but the run is not held'
-              else 'the run is held, but its quota wait is in the queue' end
-    from stepquota.workflow_run_waits w
-    join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
-   where w.status = 'WAITING' and w.wait_type = 'quota' and w.is_held <> (r.held_at is not null)
-  union all
-  select 'I5 no lost run', p.tenant, p.resumption_id::text,
-         format('the resumption is open, but its run %s is %s', p.run_id, coalesce(r.status, 'unknown'))
-    from stepquota.workflow_run_resumptions p
-    left join stepquota.workflow_runs r on r.tenant = p.tenant and r.run_id = p.run_id
-   where p.status = 'OPEN' and coalesce(r.status, '') not in ('RUNNING', 'WAITING')
-  union all
-  -- I5: a quota wait that was resolved left a resumption or a started step for each of its paths.
-  select 'I5 no lost run', w.tenant, w.run_id, format('quota wait %s was resolved, but nothing goes on at %s', w.wait_id, w.node_path)
-    from stepquota.workflow_run_waits w
-    join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
-   where w.wait_type = 'quota' and w.status = 'RESOLVED' and r.status in ('RUNNING', 'WAITING')
-     and not exists (
-       select 1 from stepquota.workflow_run_resumptions p where p.tenant = w.tenant and p.wait_id = w.wait_id)
-     and not exists (
-       select 1 from stepquota.workflow_run_steps s
-        where s.tenant = w.tenant and s.run_id = w.run_id and s.node_path = any (w.node_paths)
-          and s.ledger_month = r.ledger_month);
+  select v.invariant, v.tenant, v.object, v.detail from stepquota._host_list_violations() v;
 $verify_all$;
 
 comment on function stepquota.verify_all() is

@@ -103,6 +103,14 @@ def migrate(
             help="Print one SQL file, for psql --single-transaction; connect nowhere.",
         ),
     ] = False,
+    adopt: Annotated[
+        Path | None,
+        typer.Option(
+            "--adopt",
+            metavar="DESCRIPTION",
+            help="Use tables that an application has: the description given to stepquota adopt.",
+        ),
+    ] = None,
 ) -> None:
     """Install stepquota in a database, or bring it up to this release. Safe to run again."""
     if dump_sql:
@@ -113,13 +121,57 @@ def migrate(
     from .migrate import migrate as migrate_database
 
     with _ended_by_signals():
-        done = migrate_database(_given(database_url))
+        done = migrate_database(_given(database_url), adopt)
     count = len(done.applied)
     print(
         f"stepquota {version('stepquota')} is installed in {done.database} "
         f"(PostgreSQL {done.server_version}): migrations applied {count}, "
         f"files of functions loaded {done.loaded}"
     )
+
+
+@app.command()
+def adopt(
+    description: Annotated[
+        Path, typer.Argument(help="What the application's tables are called: a TOML file.")
+    ],
+    database_url: DatabaseUrl = None,
+    prepare: Annotated[
+        bool,
+        typer.Option("--prepare", help="Print the columns and indexes that the tables lack."),
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Print by which index each statement goes; exit 1 if one has none."
+        ),
+    ] = False,
+) -> None:
+    """Print the host.sql with which stepquota uses tables that an application has already.
+
+    It is what stepquota migrate --adopt loads.
+    """
+    from . import adoption
+    from .database_url import connect, read_database_url
+
+    with _ended_by_signals(), connect(read_database_url(_given(database_url))) as connection:
+        # Types of other schemas are named with these.
+        connection.execute("set search_path = pg_catalog, pg_temp")
+        tables = adoption.resolve_tables(connection, adoption.read_description(description))
+        if prepare:
+            print(adoption.preparation(connection, tables), end="")
+            return
+        adoption.check_columns(tables)
+        text = adoption.render(tables)
+        if not explain:
+            print(text, end="")
+            return
+        plans = adoption.explain(connection, tables, text)
+    _print_table(
+        ("function", "table", "goes by"), ((plan.function, plan.table, plan.way) for plan in plans)
+    )
+    if slow := sum(adoption.is_slow(plan) for plan in plans):
+        raise Problem(f"{slow} statements read a whole table", "make the indexes of --prepare")
 
 
 @app.command()

@@ -48,7 +48,7 @@ class Migrated:
     loaded: int
 
 
-def migrate(database_url: str) -> Migrated:
+def migrate(database_url: str, description: Path | None = None) -> Migrated:
     """Install stepquota in a database, or bring it up to this release.
 
     Safe to call again, by several at once, and after an installation that was broken off.
@@ -56,9 +56,12 @@ def migrate(database_url: str) -> Migrated:
 
     Args:
         database_url: In any form that libpq reads.
+        description: Of the tables that an application has, if stepquota is to use those; see
+            stepquota.adoption.
 
     Raises:
-        Problem: The server cannot be reached or is too old, a right is missing, or a file failed.
+        Problem: The server cannot be reached or is too old, a right is missing, or a file failed;
+            or the database uses an application's tables and no description was given.
     """
     parameters = read_database_url(database_url)
     with connect(parameters) as others, connect(parameters, autocommit=True) as own:
@@ -67,7 +70,7 @@ def migrate(database_url: str) -> Migrated:
             _lock_out_other_installers(others)
             own.execute(bookkeeping.CREATE_SCHEMA.encode())
             applied = _apply_migrations(parameters)
-            loaded = _load_functions(own)
+            loaded = _load_functions(own, description)
         except errors.InsufficientPrivilege as error:
             raise Problem(
                 f"the role {role} lacks a right: {_place(error)}{one_line(error, parameters)}",
@@ -154,12 +157,16 @@ def _apply_migrations(parameters: Parameters) -> tuple[str, ...]:
     return tuple(applied)
 
 
-def _load_functions(connection: psycopg.Connection) -> int:
+def _load_functions(connection: psycopg.Connection, description: Path | None) -> int:
     files = sql_files()
     with connection.transaction():
         connection.execute(function_settings().encode())
+        if description is None:
+            _check_host_is_own(connection)
         for file in files:
             text = file.read_text(encoding="utf-8")
+            if description and file.name == "host.sql":
+                text = _adopt(connection, description)
             try:
                 connection.execute(text.encode())
             except psycopg.Error as error:
@@ -168,6 +175,26 @@ def _load_functions(connection: psycopg.Connection) -> int:
                 error.add_note(f"sql/{file.name}, line {line}")
                 raise
     return len(files)
+
+
+def _check_host_is_own(connection: psycopg.Connection) -> None:
+    if connection.execute("select to_regproc('stepquota._host_origin')::text").fetchone() == (
+        None,
+    ):
+        return
+    if connection.execute("select stepquota._host_origin()").fetchone() == ("adopted",):
+        raise Problem(
+            "stepquota uses tables of an application's in this database",
+            "give their description: stepquota migrate --adopt FILE",
+        )
+
+
+def _adopt(connection: psycopg.Connection, description: Path) -> str:
+    from . import adoption
+
+    tables = adoption.resolve_tables(connection, adoption.read_description(description))
+    adoption.check_columns(tables)
+    return adoption.render(tables)
 
 
 def function_settings() -> str:

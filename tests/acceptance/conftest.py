@@ -1,4 +1,7 @@
-"""Each test runs through both flavours of the shim, on a migrated database of its own."""
+"""Each test runs through both flavours of the shim, on a migrated database of its own.
+
+A third flavour is one of them where stepquota uses the tables of an application.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from acceptance.adopted import AdoptedDriver
 from acceptance.flavours import DRIVERS, Quota
+
+DRIVERS["adopted"] = AdoptedDriver
 
 
 @pytest.fixture(params=DRIVERS)

@@ -426,7 +426,7 @@ def test_functions_that_are_named_exist(database: Database) -> None:
              where c.relnamespace = 'stepquota'::regnamespace""").fetchall()
     known = {row[0] for row in rows} | {"now", "sql"}  # a setting, and a file
     # Python's alone: the loop and modules.
-    modules = {"aio", "errors", "procrastinate", "results", "resumptions", "testing"}
+    modules = {"aio", "dbos", "errors", "procrastinate", "results", "resumptions", "testing"}
     for name in PAGES:
         for named in re.findall(r"\bstepquota\.([a-z_]+)\b(?!\*)", read_page(name).text):
             assert named in known | modules, f"{name}: stepquota.{named}"

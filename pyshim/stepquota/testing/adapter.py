@@ -72,6 +72,11 @@ class WorkerProcess:
         )
         self._process.start()
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End it with SIGKILL; returns when it is gone."""
         self._process.kill()

@@ -2,11 +2,12 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-faults lint bench bench-stripe clean
+.PHONY: help demo test test-engines test-faults lint bench bench-stripe clean
 
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
+	@echo 'make test-engines  the adapters on the real workflow engines, and what make test does on one server'
 	@echo 'make test-faults  kill servers and workers with -9 for five minutes a server'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
@@ -23,6 +24,12 @@ test:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+test-engines:
+	@sh scripts/make_venv test
+	@sh scripts/install_debian_packages
+	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
+	  tests/engines tests/conformance tests/adoption tests/acceptance
 
 test-faults:
 	@sh scripts/make_venv test

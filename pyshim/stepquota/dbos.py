@@ -20,6 +20,7 @@ the workflow waits by ``DBOS.recv``, durably and for as long as it takes, for th
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
@@ -92,6 +93,7 @@ class Quota:
 
     def workflow(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         """Ends the run when the workflow ends. It goes below ``@DBOS.workflow()``."""
+        _check_is_synchronous(function)
 
         @functools.wraps(function)
         def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -131,6 +133,7 @@ class Quota:
 
         def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
             step_name = name or function.__name__
+            _check_is_synchronous(function)
 
             @functools.wraps(function)
             def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
@@ -172,6 +175,7 @@ class Quota:
 
         def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
             step_name = name or function.__name__
+            _check_is_synchronous(function)
 
             @functools.wraps(function)
             def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
@@ -367,3 +371,8 @@ class Quota:
 
 def _failure(is_last: bool) -> Literal["FAILED", "RETRY_SCHEDULED"]:
     return "FAILED" if is_last else "RETRY_SCHEDULED"
+
+
+def _check_is_synchronous(function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{function.__qualname__} is a coroutine function, which is not supported")

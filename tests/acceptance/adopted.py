@@ -67,10 +67,9 @@ def adopt(url: str) -> None:
 
 
 class AdoptedDriver(SynchronousDriver):
-    """stepquota, on the application's tables."""
+    """stepquota, on the application's tables; ``adopt`` has prepared the database."""
 
     def __init__(self, url: str) -> None:
-        adopt(url)
         super().__init__(url)
         self._names: dict[str, str] = {}
         self._accounts: set[str] = set()

@@ -9,15 +9,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from acceptance.adopted import AdoptedDriver
+from acceptance.adopted import AdoptedDriver, adopt
 from acceptance.flavours import DRIVERS, Quota
+from harness.databases import migrated_database, prepared_database
+from harness.servers import Server
 
 DRIVERS["adopted"] = AdoptedDriver
 
 
 @pytest.fixture(params=DRIVERS)
-def quota(request: pytest.FixtureRequest, database_url: str) -> Iterator[Quota]:
+def quota(request: pytest.FixtureRequest, server: Server) -> Iterator[Quota]:
     """The shim, at noon of 15 April 2026 UTC."""
-    quota = Quota(database_url, request.param)
+    if request.param == "adopted":
+        database = prepared_database(server, "adopted", adopt)
+    else:
+        database = migrated_database(server)
+    quota = Quota(database.url, request.param)
     yield quota
     quota.close()
+    database.drop()

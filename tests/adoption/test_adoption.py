@@ -6,6 +6,7 @@ That it works is what tests/acceptance shows, where one of the flavours runs on 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 import stepquota
 from acceptance.adopted import DESCRIPTION, adopt
-from harness.databases import Database
+from harness.databases import Database, prepared_database
+from harness.servers import Server
 from stepquota import adoption
 from stepquota._resources import sql_directory
 from stepquota.cli import app
@@ -48,9 +50,10 @@ analyze;
 
 
 @pytest.fixture
-def adopted(database: Database) -> Database:
-    adopt(database.url)
-    return database
+def adopted(server: Server) -> Iterator[Database]:
+    database = prepared_database(server, "adopted", adopt)
+    yield database
+    database.drop()
 
 
 def test_each_statement_goes_by_a_key(adopted: Database) -> None:

@@ -25,7 +25,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class Impatient(Conformance):
-    patience_seconds = 5.0
+    patience_seconds = 10.0
     crowd = 3
 
 

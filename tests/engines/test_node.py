@@ -22,6 +22,8 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example with its packages."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("node") / "worker"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(

@@ -91,6 +91,13 @@ class Bench:
             ),
         )
 
+    def until_at_rest(self, *run_ids: str) -> None:
+        """Wait until each of the runs has ended or is paused."""
+        self.until(
+            "all runs have ended or are paused",
+            lambda: all(self.status(name) in ("WAITING", "SUCCEEDED") for name in run_ids),
+        )
+
     def status(self, run_id: str, tenant: str = TENANT) -> str | None:
         """The run's status in stepquota; None if it is not registered."""
         rows = self.rows(
@@ -273,10 +280,11 @@ class Conformance:
         bench.start_worker()
         names = [f"r{number}" for number in range(self.crowd)]
         bench.start(*names)
-        bench.until_paused(*names[3:])
         bench.until("the units are used", lambda: bench.used() == 3)
+        bench.until_at_rest(*names)
         bench.set_limit(5)
         bench.until("the new units are used", lambda: bench.used() == 5)
+        bench.until_at_rest(*names)
         bench.set_limit(10 * self.crowd)
         bench.until_ended(*names)
         bench.check_counted(2 * self.crowd)
@@ -368,10 +376,7 @@ class Conformance:
         names = [f"r{number}" for number in range(self.crowd)]
         bench.start(*names)
         bench.until("the units are used", lambda: bench.used() == limit)
-        bench.until(
-            "the others are paused",
-            lambda: all(bench.status(name) in ("WAITING", "SUCCEEDED") for name in names),
-        )
+        bench.until_at_rest(*names)
         bench.check_counted(limit)
         bench.set_limit(10 * self.crowd)
         bench.until_ended(*names)

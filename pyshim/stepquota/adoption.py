@@ -17,7 +17,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from ._resources import sql_directory
+from ._resources import sql_directory, sql_files
 from .problems import Problem
 
 # By the names that a description has for them.
@@ -62,6 +62,10 @@ FUNCTION = re.compile(
     r"(?P<head>create or replace function stepquota\.(?P<name>\w+)\(.*?\bas \$(?P<tag>\w+)\$)"
     r"(?P<body>.*?)(?P<tail>\$(?P=tag)\$;)",
     re.DOTALL,
+)
+_VIEW = re.compile(
+    r"(?P<head>create or replace view stepquota\.(?P<name>\w+)[^;]*?\bas\n)"
+    r"(?P<body>[^;]*)(?P<tail>;)"
 )
 _COMPARISONS = frozenset(("=", "<>", "<", ">", "<=", ">="))
 _CLAUSES = frozenset(
@@ -603,6 +607,40 @@ _LEAST = {
 
 def _short(table: Table) -> str:
     return next(short for short, own in HOST_TABLES.items() if own == table.own_name)
+
+
+def render_all(tables: Tables) -> str:
+    """Everything that reaches the tables: the file, and what reads them elsewhere."""
+    parts = [render(tables)]
+    for file in sql_files():
+        if file.name != "host.sql":
+            own = file.read_text(encoding="utf-8")
+            parts += _parts(tables, own)
+    return "\n\n".join(parts)
+
+
+def render_other(tables: Tables, own: str) -> str:
+    """Another file of ``sql/``, in which views and functions may read the tables as well."""
+    for match in (*_VIEW.finditer(own), *FUNCTION.finditer(own)):
+        if _reaches(tables, match[0]):
+            own = own.replace(match[0], _rewritten(tables, match))
+    return own
+
+
+def _parts(tables: Tables, own: str) -> Iterator[str]:
+    for match in (*FUNCTION.finditer(own), *_VIEW.finditer(own)):
+        if _reaches(tables, match[0]):
+            yield _rewritten(tables, match)
+
+
+def _reaches(tables: Tables, text: str) -> bool:
+    return any(
+        re.search(rf"\b(from|join|update|into)\s+stepquota\.{name}\b(?!')", text) for name in tables
+    )
+
+
+def _rewritten(tables: Tables, match: re.Match[str]) -> str:
+    return match["head"] + _Rewriter(tables, match["name"], match["body"]).rewrite() + match["tail"]
 
 
 def render(tables: Tables) -> str:

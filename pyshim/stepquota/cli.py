@@ -162,7 +162,7 @@ def adopt(
             print(adoption.preparation(connection, tables), end="")
             return
         adoption.check_columns(tables)
-        text = adoption.render(tables)
+        text = adoption.render_all(tables)
         if not explain:
             print(text, end="")
             return

@@ -19,7 +19,7 @@ from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 
-from . import bookkeeping
+from . import adoption, bookkeeping
 from ._resources import migrations_directory, sql_files
 from .database_url import Parameters, connect, one_line, read_database_url
 from .problems import Problem
@@ -161,12 +161,18 @@ def _load_functions(connection: psycopg.Connection, description: Path | None) ->
     files = sql_files()
     with connection.transaction():
         connection.execute(function_settings().encode())
+        tables: adoption.Tables = {}
         if description is None:
             _check_host_is_own(connection)
+        else:
+            tables = adoption.resolve_tables(connection, adoption.read_description(description))
+            adoption.check_columns(tables)
         for file in files:
             text = file.read_text(encoding="utf-8")
-            if description and file.name == "host.sql":
-                text = _adopt(connection, description)
+            if tables and file.name == "host.sql":
+                text = adoption.render(tables)
+            elif tables:
+                text = adoption.render_other(tables, text)
             try:
                 connection.execute(text.encode())
             except psycopg.Error as error:
@@ -187,14 +193,6 @@ def _check_host_is_own(connection: psycopg.Connection) -> None:
             "stepquota uses tables of an application's in this database",
             "give their description: stepquota migrate --adopt FILE",
         )
-
-
-def _adopt(connection: psycopg.Connection, description: Path) -> str:
-    from . import adoption
-
-    tables = adoption.resolve_tables(connection, adoption.read_description(description))
-    adoption.check_columns(tables)
-    return adoption.render(tables)
 
 
 def function_settings() -> str:

@@ -100,16 +100,45 @@ def test_a_statement_without_an_index_is_complained_of(adopted: Database) -> Non
     assert "read a whole table" in result.exception.what
 
 
-def test_nothing_but_host_sql_touches_the_tables() -> None:
-    tables = "|".join(adoption.HOST_TABLES.values())
-    reached = re.compile(rf"\b(from|join|update|into)\s+(stepquota\.(?:{tables}))\b(?!')")
+def test_nothing_of_the_other_files_touches_stepquotas_own(adopted: Database) -> None:
+    """What reads the tables outside of host.sql, such as a view, is rewritten as well."""
+    with adopted.connect(autocommit=True) as connection:
+        connection.execute("set search_path = pg_catalog")
+        tables = adoption.resolve_tables(connection, adoption.read_description(DESCRIPTION))
+    names = "|".join(adoption.HOST_TABLES.values())
+    reached = re.compile(rf"\b(from|join|update|into)\s+(stepquota\.(?:{names}))\b(?!')")
     found = {
         (file.name, match[2])
         for file in sql_directory().glob("*.sql")
         if file.name != "host.sql"
-        for match in reached.finditer(re.sub(r"--[^\n]*", "", file.read_text(encoding="utf-8")))
+        for text in [adoption.render_other(tables, file.read_text(encoding="utf-8"))]
+        for match in reached.finditer(re.sub(r"--[^\n]*", "", text))
     }
     assert found == set()
+
+
+def test_a_view_is_rewritten(adopted: Database) -> None:
+    view = """create or replace view stepquota.waiting as
+select w.tenant, w.run_id, r.workflow, r.status
+  from stepquota.workflow_run_waits w
+  join stepquota.workflow_runs r on r.tenant = w.tenant and r.run_id = w.run_id
+  left join stepquota.paused_tenants p on p.tenant = w.tenant
+ where w.status = 'WAITING';
+"""
+    with adopted.connect(autocommit=True) as connection:
+        connection.execute(view.encode())
+        connection.execute("set search_path = pg_catalog")
+        tables = adoption.resolve_tables(connection, adoption.read_description(DESCRIPTION))
+        # It takes the place of the other one, so that its columns have the same names and types.
+        connection.execute(adoption.render_other(tables, view).encode())
+        stepquota.set_tier_limit(connection, "solo", 1)
+        stepquota.register_workflow_run(connection, ACCOUNT, ACCOUNT, "flow")
+        for path in ("a", "b"):
+            stepquota.start_workflow_step(connection, ACCOUNT, ACCOUNT, path)
+            if path == "a":
+                stepquota.finish_workflow_step(connection, ACCOUNT, ACCOUNT, "a", 1, "SUCCEEDED")
+        rows = connection.execute("select * from stepquota.waiting").fetchall()
+        assert rows == [(ACCOUNT, ACCOUNT, "flow", "WAITING")]
 
 
 def test_the_file_names_no_table_of_stepquotas(adopted: Database) -> None:

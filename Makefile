@@ -9,7 +9,8 @@ MINUTES = 5
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
-	@echo 'make test-engines  the tests on other versions of PostgreSQL; ENGINES="16 17"'
+	@echo 'make test-engines  adapters on the real workflow engines, and other versions of'
+	@echo '            PostgreSQL; ENGINES="16 17"'
 	@echo 'make test-faults  faults of all kinds under load, and random histories, for five minutes'
 	@echo '            MINUTES=30 does it for longer, and must reach more'
 	@echo 'make test-monitoring  try monitoring/ with the tools of Prometheus'
@@ -37,6 +38,8 @@ test-engines:
 	@sh scripts/install_debian_packages
 	@sh scripts/fetch_engines $${ENGINES:-16 17}
 	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
+	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
+	  tests/engines tests/conformance tests/adoption tests/acceptance
 
 test-faults:
 	@sh scripts/make_venv test

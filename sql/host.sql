@@ -6,6 +6,16 @@
 -- Those that every step goes through are PL/pgSQL: up to PostgreSQL 17 a function in SQL that cannot be
 -- inlined is planned again in every transaction.
 
+-- Whose tables these functions reach: own, or adopted. An installer that has no file for an application's
+-- tables must not put this one in its place.
+create or replace function stepquota._host_origin()
+returns text
+language sql
+immutable
+as $_host_origin$
+  select 'own'::text;
+$_host_origin$;
+
 -- tenants ------------------------------------------------------------------------------------------
 
 create or replace function stepquota._host_find_tenant(p_tenant text)
@@ -302,9 +312,10 @@ as $_host_find_latest_attempt$
      and s.ledger_month = p_ledger_month;
 $_host_find_latest_attempt$;
 
--- Whether any of the run's branches is at work: a started attempt of a step that does something itself
--- and does not wait. Steps that contain or await others are started for as long as those last.
-create or replace function stepquota._host_has_working_step(p_tenant text, p_run_id text, p_ledger_month date)
+-- Whether any of the run's branches is at work: a started attempt of a step that does not wait, of none of
+-- the given types.
+create or replace function stepquota._host_has_working_step(
+  p_tenant text, p_run_id text, p_ledger_month date, p_without_types text[])
 returns boolean
 language sql
 stable
@@ -313,7 +324,7 @@ as $_host_has_working_step$
     select 1 from stepquota.workflow_run_steps s
      where s.tenant = p_tenant and s.run_id = p_run_id and s.ledger_month = p_ledger_month
        and s.status = 'STARTED'
-       and s.step_type not in ('forEach', 'loop', 'parallel', 'event', 'human', 'time', 'timeout', 'retry')
+       and s.step_type <> all (p_without_types)
        and not exists (
          select 1 from stepquota.workflow_run_waits w
           where w.tenant = p_tenant and w.run_id = p_run_id and w.status = 'WAITING'
@@ -418,6 +429,8 @@ stable
 as $_host_count_all_steps$
   select s.tenant, s.period_start, count(*)
     from stepquota.workflow_run_steps s
+   -- What an application had before it adopted stepquota has none.
+   where s.period_start is not null
    group by s.tenant, s.period_start;
 $_host_count_all_steps$;
 
@@ -437,7 +450,8 @@ as $_host_summarize_steps$
     from stepquota.workflow_run_steps s
     left join stepquota.workflow_runs r on r.tenant = s.tenant and r.run_id = s.run_id
     left join stepquota.workflow_step_usage_periods p on p.tenant = s.tenant and p.period_start = s.period_start
-   where s.tenant = p_tenant and (p_period_starts is null or s.period_start = any (p_period_starts))
+   where s.tenant = p_tenant and s.period_start is not null
+     and (p_period_starts is null or s.period_start = any (p_period_starts))
    group by s.period_start;
 $_host_summarize_steps$;
 
@@ -470,7 +484,7 @@ as $_host_list_suspect_steps$
      where case p_class
              when 'wrong_period' then t.is_misplaced
              when 'duplicate' then t.is_duplicate
-             else t.is_stray or t.started_at >= p_since and not exists (select 1 from step o where o.is_stray) end
+             else t.is_stray or t.started_at >= p_since and not exists (select 1 from step y where y.is_stray) end
     union all
     select r.run_id, coalesce(r.ended_at, r.registered_at), r.workflow
       from stepquota.workflow_runs r
@@ -643,14 +657,14 @@ volatile
 as $_host_lock_queued_runs_if_free$
 begin
   return array(
-    select r.run_id
+    select l.run_id
       from (select w.run_id from stepquota.workflow_run_waits w
              where w.tenant = p_tenant and w.wait_type = 'quota' and w.status = 'WAITING' and not w.is_held
              order by w.queued_at, w.wait_id) q
      cross join lateral (
             select r.run_id from stepquota.workflow_runs r
              where r.tenant = p_tenant and r.run_id = q.run_id
-               for no key update skip locked) r
+               for no key update skip locked) l
      limit p_limit);
 end;
 $_host_lock_queued_runs_if_free$;
@@ -666,18 +680,18 @@ stable
 as $_host_list_quota_waits$
 begin
   return query
-    select i.run_id, w.wait_id, w.node_paths, w.queued_at, w.created_at, r.runtime, r.status
+    select i.run_id, q.wait_id, q.node_paths, q.queued_at, q.created_at, l.runtime, l.status
       from unnest(p_run_ids) as i (run_id)
      cross join lateral (
             select w.* from stepquota.workflow_run_waits w
              where w.tenant = p_tenant and w.run_id = i.run_id and w.wait_type = 'quota' and w.status = 'WAITING'
                and not w.is_held
-             limit 1) w
+             limit 1) q
      cross join lateral (
             select r.* from stepquota.workflow_runs r
              where r.tenant = p_tenant and r.run_id = i.run_id
-             limit 1) r
-     order by w.queued_at, w.wait_id;
+             limit 1) l
+     order by q.queued_at, q.wait_id;
 end;
 $_host_list_quota_waits$;
 
@@ -848,7 +862,7 @@ begin
       join stepquota.workflow_run_steps s
         on s.tenant = r.tenant and s.run_id = r.run_id and s.ledger_month = r.ledger_month
      where r.status = 'WAITING' and s.status = 'STARTED'
-       and s.step_type not in ('forEach', 'loop', 'parallel', 'event', 'human', 'time', 'timeout', 'retry')
+       and s.step_type <> all (stepquota._list_control_step_types())
        and not exists (
          select 1 from stepquota.workflow_run_waits w
           where w.tenant = r.tenant and w.run_id = r.run_id and w.status = 'WAITING' and s.node_path = any (w.node_paths));
@@ -926,6 +940,7 @@ begin
 end;
 $_host_add_logs$;
 
+comment on function stepquota._host_origin() is 'Host: whose tables it reaches: own or adopted.';
 comment on function stepquota._host_find_tenant(text) is 'Host: the tenant''s row.';
 comment on function stepquota._host_list_paused_tenants() is 'Host: the rows of paused tenants.';
 comment on function stepquota._host_set_tenant_plan(text, text, timestamptz) is 'Host: sets the plan, making the tenant if needed.';
@@ -948,7 +963,7 @@ comment on function stepquota._host_insert_step(text, text, text, integer, date,
 comment on function stepquota._host_finish_step(text, text, text, integer, date, text, jsonb, timestamptz) is 'Host: finishes an attempt.';
 comment on function stepquota._host_cancel_started_steps(text, text, date, timestamptz) is 'Host: cancels the attempts that are still started.';
 comment on function stepquota._host_find_latest_attempt(text, text, text, date) is 'Host: the greatest attempt of a path; NULL if none.';
-comment on function stepquota._host_has_working_step(text, text, date) is 'Host: whether a branch of the run is at work.';
+comment on function stepquota._host_has_working_step(text, text, date, text[]) is 'Host: whether a branch of the run is at work.';
 comment on function stepquota._host_summarize_steps(text, timestamptz[]) is 'Host: what the ledger has of a tenant''s periods.';
 comment on function stepquota._host_list_suspect_steps(text, timestamptz, text, timestamptz) is 'Host: where what reconciliation found may come from.';
 comment on function stepquota._host_count_month_steps(date) is 'Host: a month''s count of every tenant and period.';
@@ -980,3 +995,4 @@ comment on function stepquota._host_set_runs(text, text[], text) is 'Host: sets 
 comment on function stepquota._host_add_logs(text, text[], text, text, jsonb[], timestamptz) is 'Host: adds a log entry for each run.';
 comment on function stepquota._host_list_due_waits(timestamptz, integer) is 'Host: waits whose time has come.';
 comment on function stepquota._host_add_log(text, text, text, text, jsonb, timestamptz) is 'Host: adds a line to the run''s log.';
+comment on function stepquota._host_list_violations() is 'Host: runs and waits that break an invariant.';

@@ -99,6 +99,15 @@ begin
 end;
 $_leave_quota_wait$;
 
+-- Steps that contain or await others are started for as long as those last: they do no work.
+create or replace function stepquota._list_control_step_types()
+returns text[]
+language sql
+immutable
+as $_list_control_step_types$
+  select array['forEach', 'loop', 'parallel', 'event', 'human', 'time', 'timeout', 'retry'];
+$_list_control_step_types$;
+
 -- Whether any branch of the run goes on: it works, or was resumed and its runtime is on the way.
 create or replace function stepquota._goes_on(p_run stepquota.workflow_runs)
 returns boolean
@@ -106,7 +115,8 @@ language plpgsql
 stable
 as $_goes_on$
 begin
-  return stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month)
+  return stepquota._host_has_working_step(p_run.tenant, p_run.run_id, p_run.ledger_month,
+      stepquota._list_control_step_types())
     or stepquota._has_unentered_resumption(p_run.tenant, p_run.run_id);
 end;
 $_goes_on$;
@@ -199,6 +209,7 @@ comment on function stepquota._pause_run(stepquota.workflow_runs, text, text, ti
   'Pauses a run at a path; answers the open wait.';
 comment on function stepquota._share_policy() is 'Keeps changes for all tenants out, or says that one is under way.';
 comment on function stepquota._leave_quota_wait(text, text, text, timestamptz) is 'Takes a path out of the run''s open quota wait.';
+comment on function stepquota._list_control_step_types() is 'Types of steps that contain or await others.';
 comment on function stepquota._goes_on(stepquota.workflow_runs) is 'Whether any branch of a run works or was resumed.';
 comment on function stepquota._settle_run_status(stepquota.workflow_runs) is 'Sets a run WAITING when none of its branches goes on.';
 comment on function stepquota.workflow_run_quota_pause(text, text) is

@@ -16,6 +16,7 @@ drop function if exists stepquota._add_resumption(
   stepquota.workflow_runs, stepquota.workflow_run_waits, text[], timestamptz);
 drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);
 drop function if exists stepquota._host_count_steps(text, timestamptz);
+drop function if exists stepquota._host_has_working_step(text, text, date);
 
 do $drop_for_more_columns$
 begin

@@ -7,6 +7,7 @@ A test that asks for ``server``, directly or through another fixture, runs once 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.databases import Clock, Database, drop_templates, empty_database, m
 from harness.servers import (
     CAPABILITIES,
     CRON_DATABASE,
+    POSTGRES15,
     SERVERS,
     Server,
     ServerPool,
@@ -66,6 +68,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _needs(item: pytest.Item) -> set[str]:
     return {capability for mark in item.iter_markers("needs") for capability in mark.args}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes long and hardly depends on the server runs on both with make test-engines only."""
+    if os.environ.get("STEPQUOTA_RUNTIMES"):
+        return
+    on_one = [item for item in items if POSTGRES15 in item.name and _runs_on_one(item)]
+    config.hook.pytest_deselected(items=on_one)
+    items[:] = [item for item in items if item not in set(on_one)]
+
+
+def _runs_on_one(item: pytest.Item) -> bool:
+    return item.path.parent.name in ("conformance", "adoption") or "[adopted-" in item.name
 
 
 @pytest.fixture(scope="session")

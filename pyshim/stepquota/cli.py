@@ -106,6 +106,14 @@ def migrate(
             help="Print one SQL file, for psql --single-transaction; connect nowhere.",
         ),
     ] = False,
+    adopt: Annotated[
+        Path | None,
+        typer.Option(
+            "--adopt",
+            metavar="DESCRIPTION",
+            help="Use tables that an application has: the description given to stepquota adopt.",
+        ),
+    ] = None,
 ) -> None:
     """Install stepquota in a database, or bring it up to this release. Safe to run again."""
     if dump_sql:
@@ -116,7 +124,7 @@ def migrate(
     from .migrate import migrate as migrate_database
 
     with _ended_by_signals():
-        done = migrate_database(_given(database_url))
+        done = migrate_database(_given(database_url), adopt)
     for violation in done.violations:
         print(f"stepquota: before the upgrade: {violation}", file=sys.stderr)
     count = len(done.applied)
@@ -195,6 +203,53 @@ def revoke(role: Role, rights: Rights, database_url: DatabaseUrl = None) -> None
                 "select * from stepquota.role_grants; has all that were given",
             )
         print(f"{role} no longer has the rights of a {rights} in {connection.info.dbname}")
+
+
+def adopt(
+    description: Annotated[
+        Path, typer.Argument(help="What the application's tables are called: a TOML file.")
+    ],
+    database_url: DatabaseUrl = None,
+    prepare: Annotated[
+        bool,
+        typer.Option("--prepare", help="Print the columns and indexes that the tables lack."),
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Print by which index each statement goes; exit 1 if one has none."
+        ),
+    ] = False,
+) -> None:
+    """Print the host.sql with which stepquota uses tables that an application has already.
+
+    It is what stepquota migrate --adopt loads.
+    """
+    from . import adoption
+    from .command import output
+    from .database_url import connect, read_database_url
+
+    with _ended_by_signals(), connect(read_database_url(_given(database_url))) as connection:
+        # Types of other schemas are named with these.
+        connection.execute("set search_path = pg_catalog, pg_temp")
+        tables = adoption.resolve_tables(connection, adoption.read_description(description))
+        if prepare:
+            print(adoption.preparation(connection, tables), end="")
+            return
+        adoption.check_columns(tables)
+        text = adoption.render_all(tables)
+        if not explain:
+            print(text, end="")
+            return
+        plans = adoption.explain(connection, tables, text)
+    output.console().print(
+        output.table(
+            ("function", "table", "goes by"),
+            ((plan.function, plan.table, plan.way) for plan in plans),
+        )
+    )
+    if slow := sum(adoption.is_slow(plan) for plan in plans):
+        raise Problem(f"{slow} statements read a whole table", "make the indexes of --prepare")
 
 
 @app.command()

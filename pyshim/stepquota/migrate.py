@@ -21,7 +21,7 @@ from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 
-from . import bookkeeping
+from . import adoption, bookkeeping
 from ._resources import migration_files, migrations_directory, sql_files
 from .database_url import Parameters, one_line, read_database_url
 from .installing import (
@@ -61,7 +61,7 @@ class Migrated:
     violations: tuple[str, ...] = ()
 
 
-def migrate(database_url: str) -> Migrated:
+def migrate(database_url: str, description: Path | None = None) -> Migrated:
     """Install stepquota in a database, or bring it up to this release.
 
     Safe to call again, by several at once, and after an installation that was broken off.
@@ -69,9 +69,12 @@ def migrate(database_url: str) -> Migrated:
 
     Args:
         database_url: In any form that libpq reads.
+        description: Of the tables that an application has, if stepquota is to use those; see
+            stepquota.adoption.
 
     Raises:
-        Problem: The server cannot be reached or is too old, a right is missing, or a file failed.
+        Problem: The server cannot be reached or is too old, a right is missing, or a file failed;
+            or the database uses an application's tables and no description was given.
     """
     parameters = own_name(read_database_url(database_url))
     with open_session(parameters) as others, open_session(parameters) as own:
@@ -83,7 +86,7 @@ def migrate(database_url: str) -> Migrated:
                 own.execute(bookkeeping.CREATE_SCHEMA.encode())
                 _refuse_a_newer_release(own)
                 applied, violations = _apply_migrations(parameters, own)
-                loaded = patiently(parameters, lambda: _load_functions(own))
+                loaded = patiently(parameters, lambda: _load_functions(own, description))
         except errors.InsufficientPrivilege as error:
             raise Problem(
                 f"the role {role} lacks a right: {place_of(error)}{one_line(error, parameters)}",
@@ -253,12 +256,22 @@ def _apply(backend: _Backend, migration: Any) -> None:
         raise
 
 
-def _load_functions(connection: psycopg.Connection) -> int:
+def _load_functions(connection: psycopg.Connection, description: Path | None) -> int:
     files = sql_files()
     with connection.transaction():
         connection.execute(f"set local search_path = {SEARCH_PATH}".encode())
+        tables: adoption.Tables = {}
+        if description is None:
+            _check_host_is_own(connection)
+        else:
+            tables = adoption.resolve_tables(connection, adoption.read_description(description))
+            adoption.check_columns(tables)
         for file in files:
             text = file.read_text(encoding="utf-8")
+            if tables and file.name == "host.sql":
+                text = adoption.render(tables)
+            elif tables:
+                text = adoption.render_other(tables, text)
             try:
                 connection.execute(text.encode())
             except psycopg.Error as error:
@@ -267,3 +280,15 @@ def _load_functions(connection: psycopg.Connection) -> int:
                 error.add_note(f"sql/{file.name}, line {line}")
                 raise
     return len(files)
+
+
+def _check_host_is_own(connection: psycopg.Connection) -> None:
+    if connection.execute("select to_regproc('stepquota._host_origin')::text").fetchone() == (
+        None,
+    ):
+        return
+    if connection.execute("select stepquota._host_origin()").fetchone() == ("adopted",):
+        raise Problem(
+            "stepquota uses tables of an application's in this database",
+            "give their description: stepquota migrate --adopt FILE",
+        )

@@ -1,4 +1,7 @@
-"""Each test runs through both flavours of the shim, on a migrated database of its own."""
+"""Each test runs through both flavours of the shim, on a migrated database of its own.
+
+A third flavour is one of them where stepquota uses the tables of an application.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from acceptance.adopted import AdoptedDriver, adopt
 from acceptance.flavours import DRIVERS, Quota
+from harness.databases import migrated_database, prepared_database
+from harness.servers import Server
+
+DRIVERS["adopted"] = AdoptedDriver
 
 
 @pytest.fixture(params=DRIVERS)
-def quota(request: pytest.FixtureRequest, database_url: str) -> Iterator[Quota]:
+def quota(request: pytest.FixtureRequest, server: Server) -> Iterator[Quota]:
     """The shim, at noon of 15 April 2026 UTC."""
-    quota = Quota(database_url, request.param)
+    if request.param == "adopted":
+        database = prepared_database(server, "adopted", adopt)
+    else:
+        database = migrated_database(server)
+    quota = Quota(database.url, request.param)
     yield quota
     quota.close()
+    database.drop()

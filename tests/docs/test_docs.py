@@ -427,7 +427,16 @@ def test_functions_that_are_named_exist(database: Database) -> None:
              where c.relnamespace = 'stepquota'::regnamespace""").fetchall()
     known = {row[0] for row in rows} | {"now", "sql"}  # a setting, and a file
     # What is Python's alone.
-    modules = {"aio", "errors", "extension", "results", "resumptions"}
+    modules = {
+        "aio",
+        "dbos",
+        "errors",
+        "extension",
+        "procrastinate",
+        "results",
+        "resumptions",
+        "testing",
+    }
     for name in PAGES:
         for named in re.findall(r"\bstepquota\.([a-z_]+)\b(?!\*)", read_page(name).text):
             assert named in known | modules, f"{name}: stepquota.{named}"

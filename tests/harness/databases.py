@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -106,6 +107,22 @@ def migrated_database(server: Server, name: str | None = None) -> Database:
     """
     template = _template(server, "migrated")
     return _create(server, name or f"{_PREFIX}_{next(_numbers)}", template)
+
+
+def prepared_database(server: Server, kind: str, prepare: Callable[[str], None]) -> Database:
+    """The same with what a function has done to it, once for all that ask for this kind.
+
+    Args:
+        server: Where.
+        kind: A word for what is done.
+        prepare: Does it, by the URL of a migrated database.
+    """
+    key = (server, kind)
+    if key not in _templates:
+        database = _create(server, f"{_PREFIX}_{kind}", _template(server, "migrated"))
+        _templates[key] = database.name
+        prepare(database.url)
+    return _create(server, f"{_PREFIX}_{next(_numbers)}", _template(server, kind))
 
 
 def tap_database(server: Server, pool: ServerPool) -> Database:

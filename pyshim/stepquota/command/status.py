@@ -89,9 +89,9 @@ def _print_health(database_url: str | None, as_json: bool) -> None:
         if violations:
             console.print(
                 output.table(
-                    ("invariant", "tenant", "object", "detail"),
+                    ("invariant", "violation", "tenant", "object", "detail"),
                     (
-                        (v.invariant, v.tenant, v.object, v.detail)
+                        (v.invariant, v.violation, v.tenant, v.object, v.detail)
                         for v in violations[:_MOST_VIOLATIONS]
                     ),
                 )

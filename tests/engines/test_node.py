@@ -1,0 +1,131 @@
+"""examples/node: installed from npm, checked by TypeScript, and run against the server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import stepquota
+from harness.databases import Database
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with its packages."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("node") / "worker"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True
+    )
+    return folder
+
+
+Start = Callable[[], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(package: Path, database: Database) -> Iterator[Start]:
+    """Starts workers."""
+    workers = []
+
+    def start_() -> subprocess.Popen[str]:
+        with psycopg.connect(database.url) as connection:
+            info = connection.info
+            url = f"postgresql://{info.user}@/{info.dbname}?host={info.host}"
+        worker = subprocess.Popen(
+            ["node", "worker.js"],
+            cwd=package,
+            env={"DATABASE_URL": url, "PATH": "/usr/local/bin:/usr/bin:/bin"},
+            text=True,
+        )
+        workers.append(worker)
+        return worker
+
+    yield start_
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+
+
+def until(is_so: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def value(connection: psycopg.Connection[Any], statement: str) -> Any:
+    row = connection.execute(statement.encode()).fetchone()
+    assert row
+    return row[0]
+
+
+def set_limit(connection: psycopg.Connection[Any], limit: int) -> None:
+    stepquota.set_tier_limit(connection, "node", limit)
+    stepquota.set_tenant_plan(connection, "acme", "node")
+
+
+def queue(connection: psycopg.Connection[Any], count: int) -> None:
+    connection.execute((EXAMPLE / "schema.sql").read_bytes())
+    connection.execute(
+        "insert into jobs (tenant, run_id, steps) select 'acme', 'run-' || n, %s"
+        " from generate_series(1, %s) n",
+        [STEPS, count],
+    )
+
+
+def counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
+    rows = connection.execute("select state, count(*) from jobs group by state")
+    return dict(rows.fetchall())
+
+
+def test_it_is_typed(package: Path) -> None:
+    done = subprocess.run(["npm", "run", "check"], cwd=package, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_jobs_pause_and_go_on(database: Database, start: Start) -> None:
+    with database.connect(autocommit=True) as connection:
+        set_limit(connection, 10)
+        queue(connection, 8)
+        workers = [start(), start()]
+        until(lambda: value(connection, "select count(*) from effects") == 10)
+        until(lambda: set(counts(connection)) <= {"paused", "done"})
+        assert counts(connection).get("done", 0) <= 3
+        set_limit(connection, 1000)
+        until(lambda: counts(connection) == {"done": 8})
+        assert value(connection, "select count(*) from effects") == 8 * STEPS
+        assert value(connection, "select count(*) from stepquota.workflow_run_steps") == 8 * STEPS
+        assert stepquota.resolve_workflow_step_quota(connection, "acme").used_count == 8 * STEPS
+        assert stepquota.verify_all(connection) == ()
+        for worker in workers:
+            worker.terminate()
+            assert worker.wait(10) == 0
+
+
+def test_killed_workers_lose_nothing(database: Database, start: Start) -> None:
+    with database.connect(autocommit=True) as connection:
+        set_limit(connection, 1000)
+        queue(connection, 30)
+        workers = [start(), start()]
+        for number, worker in enumerate(workers):
+            until(lambda n=number: value(connection, "select count(*) from effects") > 15 * n + 5)  # type: ignore[misc]
+            worker.kill()
+            worker.wait()
+        start()
+        until(lambda: counts(connection) == {"done": 30})
+        assert value(connection, "select count(*) from effects") == 30 * STEPS
+        assert stepquota.resolve_workflow_step_quota(connection, "acme").used_count == 30 * STEPS
+        assert stepquota.verify_all(connection) == ()

@@ -1,0 +1,71 @@
+"""The conformance kit on procrastinate, 200 runs at once, and what asking costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from procrastinate import App, PsycopgConnector
+
+from engines.many import report, run_dry_and_go_on
+from engines.procrastinate_engine import ProcrastinateAdapter
+from stepquota.procrastinate import Quota
+from stepquota.testing import Conformance
+
+
+@pytest.fixture
+def adapter(database_url: str) -> Iterator[ProcrastinateAdapter]:
+    adapter = ProcrastinateAdapter(database_url)
+    yield adapter
+    adapter.close()
+
+
+class TestProcrastinate(Conformance):
+    pass
+
+
+def test_two_hundred_runs(adapter: ProcrastinateAdapter, database_url: str) -> None:
+    run_dry_and_go_on(adapter, database_url)
+
+
+def test_a_job_that_is_not_metered_is_left_alone(
+    adapter: ProcrastinateAdapter, database_url: str
+) -> None:
+    durations(database_url, 3, "")
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("select count(*) from stepquota.workflow_runs").fetchone()
+    assert row == (0,)
+
+
+def test_what_it_costs(adapter: ProcrastinateAdapter, database_url: str) -> None:
+    without = durations(database_url, 300, "")
+    report("procrastinate", without, durations(database_url, 300, "acme"))
+
+
+def durations(database_url: str, count: int, tenant: str) -> list[float]:
+    """Seconds from start to end of so many jobs, as procrastinate recorded them."""
+    app = App(connector=PsycopgConnector(conninfo=database_url))
+
+    @app.task(name="nothing")
+    async def nothing(tenant: str) -> None:
+        pass
+
+    async def work() -> None:
+        async with app.open_async(), Quota(database_url) as quota:
+            for _ in range(count):
+                await nothing.defer_async(tenant=tenant)
+            await app.run_worker_async(wait=False, worker_middleware=[quota.middleware])
+
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("select stepquota.set_tier_limit('solo', 100000)")
+        connection.execute("delete from procrastinate_jobs")
+        asyncio.run(work())
+        rows = connection.execute(
+            "select extract(epoch from max(at) filter (where type = 'succeeded')"
+            "                        - max(at) filter (where type = 'started'))::float8"
+            "  from procrastinate_events group by job_id"
+        ).fetchall()
+    assert len(rows) == count
+    return [seconds for (seconds,) in rows]

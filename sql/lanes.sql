@@ -90,12 +90,13 @@ volatile
 as $_pad_lanes$
 declare
   v_pages constant integer := 16;
+  v_nobody constant text := '';
 begin
   if pg_relation_size('stepquota.workflow_step_usage_lanes') < v_pages * current_setting('block_size')::bigint then
     -- No tenant has this name. Half a page is left free in each.
     insert into stepquota.workflow_step_usage_lanes (tenant, period_start, lane)
-    select '', '-infinity', n.lane from generate_series(1, v_pages * 60) as n (lane);
-    delete from stepquota.workflow_step_usage_lanes l where l.tenant = '';
+    select v_nobody, '-infinity', n.lane from generate_series(1, v_pages * 60) as n (lane);
+    delete from stepquota.workflow_step_usage_lanes l where l.tenant = v_nobody;
   end if;
 end;
 $_pad_lanes$;

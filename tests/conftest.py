@@ -71,7 +71,12 @@ def _needs(item: pytest.Item) -> set[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes long and hardly depends on the server runs on both with make test-engines only."""
+    """What takes long and hardly depends on the server runs on both with make test-engines only.
+
+    And the tests whose jobs pg_cron really runs are the first of those with its database: once that
+    has been dropped and made again, it may be minutes until it runs anything.
+    """
+    items.sort(key=lambda item: item.path.name != "test_pg_cron.py")
     if os.environ.get("STEPQUOTA_RUNTIMES"):
         return
     on_one = [item for item in items if POSTGRES15 in item.name and _runs_on_one(item)]

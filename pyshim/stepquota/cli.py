@@ -205,6 +205,7 @@ def revoke(role: Role, rights: Rights, database_url: DatabaseUrl = None) -> None
         print(f"{role} no longer has the rights of a {rights} in {connection.info.dbname}")
 
 
+@app.command()
 def adopt(
     description: Annotated[
         Path, typer.Argument(help="What the application's tables are called: a TOML file.")

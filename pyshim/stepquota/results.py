@@ -844,4 +844,4 @@ class InvariantViolation:
     tenant: str | None
     object: str | None
     detail: str | None
-    violation: str
+    violation: str = field(default="", metadata=_absent_in_0_1("''"))

@@ -42,13 +42,15 @@ def test_uninstall_asks(database: Database) -> None:
     assert is_installed(database)
     done = stepquota("uninstall", database.url, answer="y\n")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith(f"stepquota is gone from {database.name}")
+    # Behind the question; a line about pg_cron in another database may follow.
+    assert f"stepquota is gone from {database.name}\n" in done.stdout
     assert not is_installed(database)
 
 
 def test_uninstall_without_asking(database: Database) -> None:
     done = stepquota("uninstall", "--yes", database.url)
-    assert (done.returncode, done.stdout) == (0, f"stepquota is gone from {database.name}\n")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"stepquota is gone from {database.name}\n")
     again = stepquota("uninstall", "--yes", database.url)
     assert again.returncode == 1
     assert f"stepquota is not installed in the database {database.name}" in again.stderr

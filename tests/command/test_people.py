@@ -106,7 +106,7 @@ def commands() -> dict[str, Any]:
     root: Any = typer.main.get_command(app)
     found = {}
     for name, command in root.commands.items():
-        if name in ("stripe", "migrate", "up", "demo", "uninstall", "grant", "revoke"):
+        if name in ("stripe", "migrate", "adopt", "up", "demo", "uninstall", "grant", "revoke"):
             continue
         for sub, inner in getattr(command, "commands", {"": command}).items():
             found[f"{name} {sub}".strip()] = inner
@@ -307,6 +307,8 @@ def in_terminal(
     """What it prints in a terminal of 24 lines and 80 columns, to its end or until a text."""
     pid, terminal = pty.fork()
     if pid == 0:
+        # Ignored where the tests run in the background of a shell.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         variables = environment(DATABASE_URL=database.url, TERM="xterm", LINES="24", COLUMNS="80")
         os.execve(sys.executable, [sys.executable, "-m", "stepquota", *arguments], variables)
     seen = b""
@@ -321,6 +323,8 @@ def in_terminal(
         if until and until in seen.decode(errors="replace"):
             os.kill(pid, number)
             until = ""
+    else:
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0, seen

@@ -67,7 +67,7 @@ def test_a_failure_leaves_nothing_behind(other_database: Database, dump: Dump, p
 def test_an_old_server_is_refused_before_anything_is_done(
     other_database: Database, psql: Psql
 ) -> None:
-    script = dump_sql().replace("< 140000", "< 990000")
+    script = dump_sql().replace("< 150000", "< 990000")
     completed = psql(other_database, script)
     assert completed.returncode != 0
     assert "stepquota needs PostgreSQL 15 or later" in completed.stderr

@@ -89,7 +89,7 @@ select pg_temp.sees_only($$delete from stepquota.workflow_run_resumptions$$, 're
 select pg_temp.sees_only($$update stepquota.workflow_run_resumptions set delivery = deliveries[1]$$, 'deliveries_out_of_order back ' || resumption_id, 'an older delivery that counts') from stepquota.workflow_run_resumptions;
 select pg_temp.sees_only($$update stepquota.workflow_run_resumptions set deliveries = array[deliveries[2], deliveries[1]], delivery = deliveries[1]$$, 'deliveries_out_of_order back ' || resumption_id, 'deliveries that are not in order') from stepquota.workflow_run_resumptions;
 select pg_temp.sees_only($$select setval('stepquota.workflow_run_deliveries', 1)$$, 'delivery_given_twice workflow_run_deliveries', 'a sequence that goes back');
-select setval('stepquota.workflow_run_deliveries', 1000);
+select setval('stepquota.workflow_run_deliveries', 1000000000);
 -- Events
 select pg_temp.sees_only($$update stepquota.quota_event_consumers set position = 1000000$$, 'consumer_ahead billing', 'a consumer that would miss events');
 select pg_temp.sees_only($$delete from stepquota.quota_event_consumers$$, 'claim_off_consumer billing', 'events claimed by nobody');

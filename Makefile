@@ -33,13 +33,17 @@ test:
 
 ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/installation/test_hostile_places.py \
   tests/installation/test_migrate.py
+# What make test runs on one server only, beside whole folders.
+ON_ONE_SERVER = tests/installation/test_hostile_places.py tests/installation/test_interrupted.py \
+  tests/installation/test_releases_beside.py
 test-engines:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@sh scripts/fetch_engines $${ENGINES:-16 17}
 	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
 	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
-	  tests/engines tests/conformance tests/adoption tests/acceptance
+	  tests/engines tests/conformance tests/adoption tests/acceptance \
+	  tests/security $(ON_ONE_SERVER)
 
 test-faults:
 	@sh scripts/make_venv test

@@ -20,6 +20,7 @@ from harness.databases import Clock, Database, drop_templates, empty_database, m
 from harness.servers import (
     CAPABILITIES,
     CRON_DATABASE,
+    EMBEDDED18,
     POSTGRES15,
     SERVERS,
     Server,
@@ -79,13 +80,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.name != "test_pg_cron.py")
     if os.environ.get("STEPQUOTA_RUNTIMES"):
         return
-    on_one = [item for item in items if POSTGRES15 in item.name and _runs_on_one(item)]
-    config.hook.pytest_deselected(items=on_one)
-    items[:] = [item for item in items if item not in set(on_one)]
+    elsewhere = [
+        item
+        for item in items
+        if (POSTGRES15 in item.name and _is_for_the_newest(item))
+        or (EMBEDDED18 in item.name and item.path.name in _ON_THE_OLDEST)
+    ]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in set(elsewhere)]
 
 
-def _runs_on_one(item: pytest.Item) -> bool:
-    return item.path.parent.name in ("conformance", "adoption") or "[adopted-" in item.name
+# Where pg_cron is, since some of them need it.
+_ON_THE_OLDEST = ("test_hostile_places.py", "test_interrupted.py", "test_releases_beside.py")
+
+
+def _is_for_the_newest(item: pytest.Item) -> bool:
+    folder = item.path.parent.name
+    return folder in ("conformance", "adoption", "security") or "[adopted-" in item.name
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import psycopg
 import typer
 
 from .command import register
 from .command.session import ended_by_signals as _ended_by_signals
 from .command.session import given as _given
+from .command.session import problems_of
 from .problems import Problem
 from .stripe_sync.commands import app as stripe_commands
+
+if TYPE_CHECKING:
+    import psycopg
 
 _HELP = """
 Workflow-step quotas inside PostgreSQL.
@@ -293,22 +296,12 @@ def demo() -> None:
 @contextmanager
 def _as_owner(database_url: str | None) -> Iterator[psycopg.Connection]:
     """A connection as the owner, for a block in which errors are problems."""
-    from .database_url import one_line, read_database_url
-    from .errors import StepquotaError
+    from .database_url import read_database_url
     from .installing import open_session
 
-    with open_session(read_database_url(_given(database_url))) as connection:
-        try:
-            yield connection
-        except StepquotaError as error:
-            raise Problem(f"{error.message}: {error.detail}", error.hint or "") from error
-        except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
-            raise Problem(
-                f"stepquota is not installed in the database {connection.info.dbname}, "
-                "or an older release is",
-                "run stepquota migrate",
-            ) from error
-        except psycopg.Error as error:
-            raise Problem(
-                one_line(error, {}), "the owner of stepquota may, or a superuser"
-            ) from error
+    parameters = read_database_url(_given(database_url))
+    with (
+        open_session(parameters) as connection,
+        problems_of(connection, parameters, "the owner of stepquota may, or a superuser"),
+    ):
+        yield connection

@@ -15,6 +15,8 @@ from ..problems import Problem
 if TYPE_CHECKING:
     import psycopg
 
+    from ..database_url import Parameters
+
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
@@ -61,44 +63,64 @@ def opened(database_url: str | None, role: str) -> Iterator[psycopg.Connection[A
     Raises:
         Problem: In place of every error of the database, in one line.
     """
-    import psycopg
-
-    from ..database_url import connect, one_line, read_database_url
-    from ..errors import StepquotaError
+    from ..database_url import connect, read_database_url
 
     parameters = read_database_url(given(database_url))
-    with ended_by_signals(), connect(parameters, autocommit=True) as connection:
-        user, database = connection.info.user, connection.info.dbname
-        try:
-            yield connection
-        except (
-            psycopg.errors.InvalidSchemaName,
-            psycopg.errors.UndefinedFunction,
-            psycopg.errors.UndefinedTable,
-            psycopg.errors.UndefinedColumn,
-        ) as error:
-            raise Problem(
-                f"stepquota is not installed in the database {database}, or an older release is",
-                "run stepquota migrate",
-            ) from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise Problem(
-                f"the role {user} may not do this: {one_line(error, parameters)}",
-                f"use one that is a member of {role}",
-            ) from error
-        except StepquotaError as error:
-            detail = f": {error.detail}" if error.detail else ""
-            raise Problem(
-                f"{error.message}{detail} ({error.sqlstate})", error.hint or ""
-            ) from error
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise Problem(
-                "the server only lets read: it is a standby, or set so",
-                "use the address of the primary",
-            ) from error
-        except psycopg.Error as error:
-            state = f" ({error.sqlstate})" if error.sqlstate else ""
-            raise Problem(f"the database says: {one_line(error, parameters)}{state}") from error
+    with (
+        ended_by_signals(),
+        connect(parameters, autocommit=True) as connection,
+        problems_of(connection, parameters, f"use one that is a member of {role}"),
+    ):
+        yield connection
+
+
+@contextmanager
+def problems_of(
+    connection: psycopg.Connection[Any], parameters: Parameters, who_may: str
+) -> Iterator[None]:
+    """A block in which every error of the database is a problem, in one line.
+
+    Args:
+        connection: The connection that the block uses.
+        parameters: What it was made with, of which nothing secret is told.
+        who_may: The hint for a role that may not.
+
+    Raises:
+        Problem: In place of every error of the database.
+    """
+    import psycopg
+
+    from ..database_url import one_line
+    from ..errors import StepquotaError
+
+    user, database = connection.info.user, connection.info.dbname
+    try:
+        yield
+    except (
+        psycopg.errors.InvalidSchemaName,
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedColumn,
+    ) as error:
+        raise Problem(
+            f"stepquota is not installed in the database {database}, or an older release is",
+            "run stepquota migrate",
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Problem(
+            f"the role {user} may not do this: {one_line(error, parameters)}", who_may
+        ) from error
+    except StepquotaError as error:
+        detail = f": {error.detail}" if error.detail else ""
+        raise Problem(f"{error.message}{detail} ({error.sqlstate})", error.hint or "") from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise Problem(
+            "the server only lets read: it is a standby, or set so",
+            "use the address of the primary",
+        ) from error
+    except psycopg.Error as error:
+        state = f" ({error.sqlstate})" if error.sqlstate else ""
+        raise Problem(f"the database says: {one_line(error, parameters)}{state}") from error
 
 
 @contextmanager

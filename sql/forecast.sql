@@ -36,6 +36,7 @@ begin
     v_round.previous_round_at := case when v_round.round_at < v_now then v_round.round_at end;
     v_round.round_at := v_now;
     v_round.sampled_tenant := '';
+    v_round.days_since := coalesce(v_round.days_since, v_now);
   end if;
 
   v_tenants := array(
@@ -44,6 +45,7 @@ begin
      order by q.tenant
      limit p_max_tenants);
   v_round.sampled_tenant := case when cardinality(v_tenants) = p_max_tenants then v_tenants[p_max_tenants] end;
+  with stored as (
   insert into stepquota.workflow_step_usage_samples (tenant, sampled_at, since, period_start, used_count, units)
   select u.tenant, v_round.round_at, coalesce(v_round.previous_round_at, v_round.round_at), u.period_start, u.used_count,
          case when v_round.previous_round_at is null then 0
@@ -72,7 +74,13 @@ begin
                order by p.tenant, p.sampled_at desc
                limit 1) i on true) u
    where u.used_count <> u.used_before or u.units_of_old_period > 0
-  on conflict (tenant, sampled_at) do nothing;
+  on conflict (tenant, sampled_at) do nothing
+  returning tenant, since, sampled_at, units)
+  insert into stepquota.workflow_step_usage_days as d (tenant, day, units)
+  select s.tenant, n.day, n.units
+    from stored s
+   cross join lateral stepquota._divide_by_day(s.since, s.sampled_at, s.units) n
+  on conflict (tenant, day) do update set units = d.units + excluded.units;
   for v_tenant in
     select distinct p.tenant
       from stepquota.workflow_step_usage_samples p
@@ -81,9 +89,11 @@ begin
   loop
     perform stepquota._delete_old_samples(v_tenant, v_round.round_at - interval '8 days');
   end loop;
+  delete from stepquota.workflow_step_usage_days d
+   where d.tenant = any (v_tenants) and d.day < (v_round.round_at at time zone 'UTC')::date - 100;
   update stepquota.workflow_step_usage_sampling s
      set round_at = v_round.round_at, previous_round_at = v_round.previous_round_at,
-         sampled_tenant = v_round.sampled_tenant;
+         sampled_tenant = v_round.sampled_tenant, days_since = v_round.days_since;
   return cardinality(v_tenants);
 end;
 $sample_workflow_step_usage$;
@@ -101,6 +111,52 @@ as $_delete_old_samples$
       where n.tenant = p_tenant and n.sampled_at < p_before);
 $_delete_old_samples$;
 
+-- Units by day in UTC, divided by time. Nothing where there is no time or there are no units.
+create or replace function stepquota._divide_by_day(p_since timestamptz, p_until timestamptz, p_units bigint)
+returns table (day date, units double precision)
+language sql
+immutable
+as $_divide_by_day$
+  select n.day,
+         p_units * extract(epoch from
+           least(p_until, (n.day + 1)::timestamp at time zone 'UTC') - greatest(p_since, n.day::timestamp at time zone 'UTC'))::double precision
+         / extract(epoch from p_until - p_since)::double precision
+    from (select (p_since at time zone 'UTC')::date + g.number as day
+            from generate_series(0, (p_until at time zone 'UTC')::date - (p_since at time zone 'UTC')::date) as g (number)) n
+   where p_units > 0 and p_since < p_until and n.day::timestamp at time zone 'UTC' < p_until;
+$_divide_by_day$;
+
+-- What was used since the last round passed this tenant, which no sample has yet; no row if none did.
+create or replace function stepquota._find_unsampled_usage(
+  p_quota stepquota.workflow_step_quotas, p_used_count bigint, p_now timestamptz)
+returns table (since timestamptz, units bigint)
+language plpgsql
+stable
+as $_find_unsampled_usage$
+declare
+  v_used_before bigint;
+begin
+  -- Whether or not the round left a sample.
+  select greatest(
+           case when s.sampled_tenant is null or s.sampled_tenant >= p_quota.tenant then s.round_at else s.previous_round_at end,
+           (select max(n.sampled_at) from stepquota.workflow_step_usage_samples n
+             where n.tenant = p_quota.tenant and n.sampled_at <= p_now))
+    into since
+    from stepquota.workflow_step_usage_sampling s;
+  if since is null or since > p_now then
+    return;
+  end if;
+  select coalesce((
+    select s.used_count
+      from stepquota.workflow_step_usage_samples s
+     where s.tenant = p_quota.tenant and s.period_start = p_quota.period_start and s.sampled_at <= p_now
+     order by s.tenant, s.sampled_at desc
+     limit 1), p_quota.carried_count) into v_used_before;
+  units := greatest(p_used_count - v_used_before, 0);
+  return next;
+end;
+$_find_unsampled_usage$;
+
 -- The units used in each of the last 168 hours, counted back from a moment: number 1 ends there. Hours
 -- that the samples do not cover in full are left out.
 create or replace function stepquota._list_hourly_usage(
@@ -111,29 +167,14 @@ stable
 as $_list_hourly_usage$
 declare
   v_looked_at timestamptz;
-  v_last stepquota.workflow_step_usage_samples;
-  v_used_before bigint;
+  v_unsampled bigint;
   v_covered_since timestamptz;
 begin
-  -- When the round last passed this tenant, whether or not it left a sample.
-  select case when s.sampled_tenant is null or s.sampled_tenant >= p_quota.tenant then s.round_at else s.previous_round_at end
-    into v_looked_at
-    from stepquota.workflow_step_usage_sampling s;
-  select s.* into v_last
-    from stepquota.workflow_step_usage_samples s
-   where s.tenant = p_quota.tenant and s.sampled_at <= p_now
-   order by s.tenant, s.sampled_at desc
-   limit 1;
-  v_looked_at := greatest(v_looked_at, v_last.sampled_at);
-  if v_looked_at is null or v_looked_at > p_now then
+  select u.since, u.units into v_looked_at, v_unsampled
+    from stepquota._find_unsampled_usage(p_quota, p_used_count, p_now) u;
+  if v_looked_at is null then
     return;
   end if;
-  select coalesce((
-    select s.used_count
-      from stepquota.workflow_step_usage_samples s
-     where s.tenant = p_quota.tenant and s.period_start = p_quota.period_start and s.sampled_at <= p_now
-     order by s.tenant, s.sampled_at desc
-     limit 1), p_quota.carried_count) into v_used_before;
   select least(min(s.since), v_looked_at) into v_covered_since
     from stepquota.workflow_step_usage_samples s
    where s.tenant = p_quota.tenant;
@@ -150,7 +191,7 @@ begin
          where s.tenant = p_quota.tenant and s.units > 0 and s.since < s.sampled_at
         union all
         -- What was used since nobody has stored yet.
-        select v_looked_at, p_now, greatest(p_used_count - v_used_before, 0)
+        select v_looked_at, p_now, v_unsampled
          where v_looked_at < p_now) w
         on w.since < p_now - (h.hours_ago - 1) * interval '1 hour' and w.until > p_now - h.hours_ago * interval '1 hour'
      where p_now - h.hours_ago * interval '1 hour' >= v_covered_since
@@ -267,6 +308,49 @@ begin
 end;
 $forecast_workflow_step_usage$;
 
+-- Takes no locks. SQLSTATEs: WQ001, WQ019, WQ050.
+create or replace function stepquota.list_daily_workflow_step_usage(p_tenant text, p_days integer default 31)
+returns table (day date, units bigint)
+language plpgsql
+stable
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $list_daily_workflow_step_usage$
+#variable_conflict use_column
+declare
+  v_now timestamptz := stepquota._now();
+  v_today constant date := (v_now at time zone 'UTC')::date;
+  v_quota stepquota.workflow_step_quotas;
+  v_first date;
+begin
+  perform stepquota._check_tenant(p_tenant);
+  if p_days is null or p_days not between 1 and 100 then
+    perform stepquota._refuse_argument('p_days', p_days::text, 'a number from 1 to 100', 'Days are kept for 100 days.');
+  end if;
+  select greatest((s.days_since at time zone 'UTC')::date, v_today - p_days + 1) into v_first
+    from stepquota.workflow_step_usage_sampling s
+   where s.days_since is not null;
+  v_quota := stepquota._peek_quota(p_tenant, v_now);
+  return query
+    select n.day, round(coalesce(sum(u.units), 0))::bigint
+      from (select v_first + g.number as day from generate_series(0, v_today - v_first) as g (number)) n
+      left join (
+        select d.day, d.units from stepquota.workflow_step_usage_days d where d.tenant = p_tenant and d.day >= v_first
+        union all
+        select r.day, r.units
+          from stepquota._find_unsampled_usage(v_quota, stepquota._sum_usage(p_tenant, v_quota.period_start), v_now) f
+         cross join lateral stepquota._divide_by_day(f.since, v_now, f.units) r) u on u.day = n.day
+     group by n.day
+     order by n.day;
+end;
+$list_daily_workflow_step_usage$;
+
+comment on function stepquota._divide_by_day(timestamptz, timestamptz, bigint) is 'Units by day in UTC, divided by time.';
+comment on function stepquota._find_unsampled_usage(stepquota.workflow_step_quotas, bigint, timestamptz) is
+  'Units used since the last hourly round, and since when.';
+comment on function stepquota.list_daily_workflow_step_usage(text, integer) is
+  'Units used on each of the last p_days days (1 to 100) in UTC, today the last, whatever the period: day, units. It rests on the hourly samples of tick, so days before the first of them are left out, and what was sampled across midnight is divided by time. WQ001 bad arguments, WQ050 for another tenant than a bound caller''s.';
 comment on function stepquota.sample_workflow_step_usage(integer) is
   'For tick: once an hour, samples how much each tenant has used, for the forecast. Answers how many tenants it looked at, at most p_max_tenants; fewer when the hour''s round is through. WQ001 for a number below 1.';
 comment on function stepquota._delete_old_samples(text, timestamptz) is 'Deletes a tenant''s old samples but the last one.';

@@ -33,6 +33,7 @@ as $_list_granted_routines$
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",
       "claim_quota_events", "acknowledge_quota_events", "remove_quota_event_consumer", "order_quota_events",
       "record_due_alerts", "sample_workflow_step_usage", "forecast_workflow_step_usage",
+      "summarize_tenants", "list_tenants", "list_daily_workflow_step_usage",
       "redeliver_workflow_run_resumption", "resume_scan", "tick", "begin_resume_scan", "list_due_tenants", "resume_due_tenant",
       "reconcile_all", "reconcile_tenant", "begin_reconciliation", "list_tenants_to_reconcile", "get_maintenance_seconds",
       "repair_workflow_step_usage", "import_workflow_step_usage", "register_ledger", "unregister_ledger",
@@ -54,7 +55,8 @@ as $_list_granted_routines$
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "list_shadow_overruns", "verify_all", "status",
       "cron_sql", "list_cron_jobs", "forecast_workflow_step_usage", "claim_quota_events", "acknowledge_quota_events",
       "stripe_sync_health", "check_stripe", "list_tenant_role_bindings", "list_visible_tenants",
-      "clock", "current_epoch", "peek_workflow_step_quota", "peek_workflow_step_exhaustion", "metrics"]
+      "clock", "current_epoch", "peek_workflow_step_quota", "peek_workflow_step_exhaustion", "metrics",
+      "list_tenants", "list_daily_workflow_step_usage"]
   }$json$::jsonb;
 $_list_granted_routines$;
 

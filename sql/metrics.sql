@@ -102,10 +102,7 @@ begin
   if 'tenant' = any (v_parts) and v_policy.metrics_tenants > 0 then
     return query
       select m.name, jsonb_build_object('tenant', u.tenant), m.value
-        from (select t.tenant, t.used_count, t.effective_limit, t.percent, t.paused_runs
-                from stepquota.tenant_usage t
-               order by t.used_count desc, t.tenant
-               limit v_policy.metrics_tenants) u
+        from stepquota.list_tenants(p_sort => 'used', p_descending => true, p_max_tenants => v_policy.metrics_tenants) u
        cross join lateral (
          values ('stepquota_tenant_used_steps', u.used_count::double precision),
                 ('stepquota_tenant_limit_steps', u.effective_limit::double precision),

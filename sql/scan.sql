@@ -434,7 +434,7 @@ $check_watch_seconds$;
 
 -- All that is due: waits whose time has come, alerts that could not be recorded at once, changes of
 -- shared prices, the scan, the ledger's partitions ahead, batches that were left open or are long
--- closed, the order of new events, samples of usage, old events of Stripe, a part of reconciling and
+-- closed, the order of new events, samples of usage, the order of list_tenants, old events of Stripe, a part of reconciling and
 -- purging. For any
 -- scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
@@ -478,6 +478,11 @@ begin
   commit;
   loop
     exit when stepquota.sample_workflow_step_usage(10000) < 10000;
+    commit;
+  end loop;
+  commit;
+  loop
+    exit when stepquota.summarize_tenants(10000) < 10000;
     commit;
   end loop;
   commit;

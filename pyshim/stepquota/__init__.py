@@ -66,6 +66,7 @@ from .results import (
     ForgottenRows,
     InvariantViolation,
     LimitSource,
+    ListedTenant,
     Metric,
     OpenWorkflowStepBatch,
     PauseReason,
@@ -128,6 +129,7 @@ __all__ = [
     "InvariantViolation",
     "Key",
     "LimitSource",
+    "ListedTenant",
     "MalformedStripeObject",
     "Metric",
     "MissingDefaultTier",
@@ -221,9 +223,11 @@ __all__ = [
     "hold_tenant",
     "hold_workflow_run",
     "import_workflow_step_usage",
+    "list_daily_workflow_step_usage",
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
     "list_tenant_role_bindings",
+    "list_tenants",
     "map_stripe_customer",
     "metrics",
     "open_workflow_run_wait",
@@ -299,6 +303,8 @@ claim_workflow_run_resumptions = _sync(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _sync(calls.acknowledge_workflow_run_resumption)
 redeliver_workflow_run_resumption = _sync(calls.redeliver_workflow_run_resumption)
 forecast_workflow_step_usage = _sync(calls.forecast_workflow_step_usage)
+list_daily_workflow_step_usage = _sync(calls.list_daily_workflow_step_usage)
+list_tenants = _sync(calls.list_tenants)
 claim_quota_events = _sync(calls.claim_quota_events)
 acknowledge_quota_events = _sync(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _sync(calls.remove_quota_event_consumer)

@@ -36,9 +36,11 @@ __all__ = [
     "hold_tenant",
     "hold_workflow_run",
     "import_workflow_step_usage",
+    "list_daily_workflow_step_usage",
     "list_open_workflow_step_batches",
     "list_shadow_overruns",
     "list_tenant_role_bindings",
+    "list_tenants",
     "map_stripe_customer",
     "metrics",
     "open_workflow_run_wait",
@@ -114,6 +116,8 @@ claim_workflow_run_resumptions = _async(calls.claim_workflow_run_resumptions)
 acknowledge_workflow_run_resumption = _async(calls.acknowledge_workflow_run_resumption)
 redeliver_workflow_run_resumption = _async(calls.redeliver_workflow_run_resumption)
 forecast_workflow_step_usage = _async(calls.forecast_workflow_step_usage)
+list_daily_workflow_step_usage = _async(calls.list_daily_workflow_step_usage)
+list_tenants = _async(calls.list_tenants)
 claim_quota_events = _async(calls.claim_quota_events)
 acknowledge_quota_events = _async(calls.acknowledge_quota_events)
 remove_quota_event_consumer = _async(calls.remove_quota_event_consumer)

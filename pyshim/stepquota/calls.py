@@ -836,6 +836,76 @@ def forecast_workflow_step_usage(tenant: Key) -> Call[results.WorkflowStepUsageF
     )
 
 
+def list_daily_workflow_step_usage(
+    tenant: Key, days: int = 31
+) -> Call[tuple[results.WorkflowStepUsageDay, ...]]:
+    """How many units a tenant used on each of the last days in UTC, today the last.
+
+    It rests on the hourly samples that tick() makes; days before the first of them are left out.
+
+    Args:
+        tenant: the tenant.
+        days: how many days at most, from 1 to 100.
+
+    Returns:
+        A row a day, also for days without use.
+
+    Raises:
+        InvalidArgument: the tenant is None, empty or too long, or the number is out of range.
+        BoundToTenant: the caller is bound to another tenant.
+    """
+    return _rows(
+        results.WorkflowStepUsageDay,
+        "list_daily_workflow_step_usage",
+        tenant=key(tenant),
+        days=int4(days),
+    )
+
+
+def list_tenants(
+    search: str | None = None,
+    only: Literal["paused", "exhausted", "nearly", "unlimited"] | None = None,
+    sort: Literal["tenant", "percent", "used", "paused", "resets"] = "tenant",
+    descending: bool = False,
+    after_value: str | None = None,
+    after_tenant: str | None = None,
+    backwards: bool = False,
+    max_tenants: int = 50,
+) -> Call[tuple[results.ListedTenant, ...]]:
+    """A page of the tenants that ever asked for a step, at any number of them.
+
+    Args:
+        search: a part of the name, upper and lower case alike; None is all.
+        only: those with paused runs, those that have used their limit up, those that have used 80
+            percent or more but not all, or those without a limit; None is all.
+        sort: by name, percent of the limit, units used, paused runs, or the end of the period.
+        descending: the greatest first.
+        after_value: ``sort_value`` of the row after which to go on.
+        after_tenant: its tenant.
+        backwards: the page before that row instead.
+        max_tenants: at most so many, from 1 to 1000.
+
+    Returns:
+        A row a tenant. Figures are of now; order and choice are those of ``sorted_as_of``.
+
+    Raises:
+        InvalidArgument: an argument is none of these.
+        BoundToTenant: the caller is bound.
+    """
+    return _rows(
+        results.ListedTenant,
+        "list_tenants",
+        search=text(search),
+        only=text(only),
+        sort=text(sort),
+        descending=boolean(descending),
+        after_value=text(after_value),
+        after_tenant=text(after_tenant),
+        backwards=boolean(backwards),
+        max_tenants=int4(max_tenants),
+    )
+
+
 def claim_quota_events(
     consumer: str,
     max_events: int = 100,

@@ -19,6 +19,7 @@ __all__ = [
     "ForgottenRows",
     "InvariantViolation",
     "LimitSource",
+    "ListedTenant",
     "Metric",
     "OpenWorkflowStepBatch",
     "PauseReason",
@@ -58,6 +59,7 @@ __all__ = [
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageAdjustment",
+    "WorkflowStepUsageDay",
     "WorkflowStepUsageForecast",
     "WorkflowStepUsageReconciliation",
     "WorkflowStepUsageRepair",
@@ -640,6 +642,49 @@ class WorkflowStepGrant:
     closed_at: datetime | None
     closed_because: str | None
     closed_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStepUsageDay:
+    """How many units a tenant used on a day in UTC."""
+
+    day: date
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTenant:
+    """A tenant in a list.
+
+    Attributes:
+        used_count: units used in the period.
+        effective_limit: the limit with grants; None is unlimited.
+        remaining: units left; None is unlimited.
+        percent: used, in percent of the limit; None is unlimited.
+        resets_at: the end of the period.
+        paused_runs: runs that are paused, by quota or by a hold.
+        plan: what the tenant's plan is set to; None is nothing.
+        tier: the tier that it comes to.
+        suspended_at: since when it is suspended; None if it is not.
+        held_at: since when it is held; None if it is not.
+        sort_value: for the next page.
+        sorted_as_of: of when the order is.
+    """
+
+    tenant: str
+    used_count: int
+    effective_limit: int | None
+    remaining: int | None
+    percent: float | None
+    resets_at: datetime
+    paused_runs: int
+    plan: str | None
+    tier: str
+    enforcement: str
+    suspended_at: datetime | None
+    held_at: datetime | None
+    sort_value: str
+    sorted_as_of: datetime
 
 
 @dataclass(frozen=True, slots=True)

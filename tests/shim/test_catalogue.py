@@ -79,6 +79,7 @@ MAINTENANCE = {
     "record_due_alerts",
     "sample_workflow_step_usage",
     "spread_stripe_changes",
+    "summarize_tenants",
     "tend_stripe_events",
     "tend_workflow_step_batches",
 }

@@ -33,7 +33,7 @@ begin
       '',
       (select string_agg(case when a.attname = 'tenant' then quote_literal(p_tenant)
           when a.atttypid = 'boolean'::regtype then 'true' when a.atttypid in ('integer'::regtype, 'bigint'::regtype, 'numeric'::regtype, 'float8'::regtype) then '1'
-          when a.atttypid = 'timestamptz'::regtype then '''2026-04-15Z''' when a.atttypid = 'uuid'::regtype then 'gen_random_uuid()'
+          when a.atttypid = 'timestamptz'::regtype then '''2026-04-15Z''' when a.atttypid = 'date'::regtype then '''2026-04-15''' when a.atttypid = 'uuid'::regtype then 'gen_random_uuid()'
           when a.atttypid = 'jsonb'::regtype then '''{}''' when a.atttypid = 'text[]'::regtype then '''{}''' else '''x''' end, ', ' order by a.attnum)
          from pg_attribute a where a.attrelid = v_table and a.attnum > 0 and not a.attisdropped and a.attnotnull and a.attidentity = ''));
   end loop;

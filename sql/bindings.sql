@@ -7,6 +7,10 @@
 -- another. Superusers and those who have the owner's rights are not bound as logins: nothing here could
 -- hold them.
 --
+-- A role may also be bound to the tenant that its session names, in the setting stepquota.tenant: for a
+-- program that serves many tenants and knows for whom each of its transactions is. Its binding is stored
+-- with an empty tenant; while the setting is empty it is bound to none.
+--
 -- While no role is bound, policy.bound_roles is NULL, which whoever reads the policy row sees at once.
 
 -- The tenants that a role is bound to, by itself or as a member of other roles; NULL if it is to none.
@@ -36,7 +40,7 @@ begin
   -- Not by a membership that allows no more than to give the role to others.
   v_set := case when current_setting('server_version_num')::integer < 160000 then 'MEMBER' else 'SET' end;
   v_tenants := array(
-    select distinct b.tenant
+    select distinct case when b.tenant = '' then coalesce(current_setting('stepquota.tenant', true), '') else b.tenant end
       from stepquota.tenant_role_bindings b
      cross join lateral (
        select coalesce(to_regrole(quote_ident(b.role_name))::oid, b.role_oid) as role_oid) o
@@ -44,7 +48,11 @@ begin
             or b.role_name = any (array(select pg_get_userbyid(r.role_oid)::text from unnest(v_roles) as r (role_oid))))
        and o.role_oid = any (v_roles)
        and (pg_has_role(p_role, o.role_oid, 'USAGE') or pg_has_role(p_role, o.role_oid, v_set)));
-  return nullif(v_tenants, '{}');
+  if v_tenants = '{}' then
+    return null;
+  end if;
+  -- Rows of all tenants have an empty one.
+  return array_remove(v_tenants, '');
 end;
 $_list_tenants_of_role$;
 
@@ -82,7 +90,7 @@ begin
       return null;
     end if;
   end if;
-  if p_tenant is not null and exists (
+  if p_tenant <> '' and exists (
     select 1 from stepquota.tenant_role_bindings b where b.tenant = p_tenant and b.role_name = v_role
   ) then
     return array[p_tenant];
@@ -130,7 +138,7 @@ begin
       coalesce((select string_agg(quote_literal(t.tenant), ', ' order by t.tenant)
                   from stepquota.policy p
                  cross join lateral unnest(stepquota._list_callers_tenants(p.bound_roles)) as t (tenant)),
-        'several tenants, with none in common'),
+        'no tenant: the session names none, or what it names and what the role is bound to have none in common'),
       p_wish),
     hint = 'A bound role acts for its own tenant, and does not decide about its limits: see docs/security.md, or ask an operator.';
 end;
@@ -235,23 +243,51 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $bind_tenant_role$
+begin
+  perform stepquota._check_tenant(p_tenant), stepquota._check_unbound(), stepquota._check_name('p_role', p_role);
+  return query select b.* from stepquota._bind_role(p_role, p_tenant) b;
+end;
+$bind_tenant_role$;
+
+-- The same for the tenant that each session of the role names in stepquota.tenant.
+-- Locks: the policy row. SQLSTATEs: WQ001, WQ050, WQ051.
+create or replace function stepquota.bind_session_role(p_role text)
+returns table (role text, bound_at timestamptz, changed boolean)
+language plpgsql
+volatile
+-- Definer: callers have no right to the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $bind_session_role$
+begin
+  perform stepquota._check_unbound(), stepquota._check_name('p_role', p_role);
+  return query select b.role, b.bound_at, b.changed from stepquota._bind_role(p_role, '') b;
+end;
+$bind_session_role$;
+
+-- Locks: the policy row. SQLSTATEs: WQ051.
+create or replace function stepquota._bind_role(p_role text, p_tenant text)
+returns table (role text, tenant text, bound_at timestamptz, changed boolean)
+language plpgsql
+volatile
+as $_bind_role$
 #variable_conflict use_column
 declare
   v_now timestamptz := stepquota._now();
   v_problem text;
   v_known stepquota.tenant_role_bindings;
 begin
-  perform stepquota._check_tenant(p_tenant), stepquota._check_unbound(), stepquota._check_name('p_role', p_role);
   perform 1 from stepquota.policy p for no key update;
   select b.* into v_known from stepquota.tenant_role_bindings b where b.role_name = p_role;
   v_problem := case when v_known.tenant <> p_tenant
-                    then format('it is bound to %L: unbind it first', v_known.tenant)
+                    then format('it is bound to %s: unbind it first', case when v_known.tenant = ''
+                           then 'the tenant that its session names' else quote_literal(v_known.tenant) end)
                     else stepquota._find_binding_problem(p_role) end;
   if v_problem is not null then
     raise exception using
       errcode = 'WQ051',
       message = 'the role cannot be bound',
-      detail = format('Role %L, tenant %L: %s.', p_role, p_tenant, v_problem),
+      detail = format('Role %L%s: %s.', p_role, case when p_tenant <> '' then format(', tenant %L', p_tenant) end, v_problem),
       hint = 'Bind a role that exists, is no superuser, and is a member of one of the four roles at most.';
   end if;
   changed := v_known.tenant is null;
@@ -267,7 +303,7 @@ begin
   bound_at := coalesce(v_known.bound_at, v_now);
   return next;
 end;
-$bind_tenant_role$;
+$_bind_role$;
 
 -- Nothing holds the role any more. That it exists no longer is no matter.
 -- Locks: the policy row. SQLSTATEs: WQ001, WQ050.
@@ -341,12 +377,15 @@ comment on function stepquota._refuse_bound_caller(text) is 'Raises WQ050.';
 comment on function stepquota._check_unbound() is 'Raises WQ050 for a caller who is bound to a tenant.';
 comment on function stepquota._get_callers_tenant() is 'The tenant that the caller is bound to; NULL if to none.';
 comment on function stepquota._find_binding_problem(text) is 'What keeps a role from being bound.';
+comment on function stepquota._bind_role(text, text) is 'Binds a role to a tenant; to an empty one: to what its sessions name.';
 comment on function stepquota._note_bound_roles() is 'Repeats the bound roles in the policy row.';
 comment on function stepquota.list_visible_tenants(text) is
   'The tenants whose rows may be read with the rights of a role in this session, as row-level security asks; NULL is all of them. No errors.';
 comment on function stepquota.bind_tenant_role(text, text) is
   'Binds a role to a tenant: it, and whoever is a member of it, sees and does only what is of that tenant. Answers role, tenant, bound_at, changed (false if it was bound so before). WQ001 bad arguments, WQ050 for a caller who is bound, WQ051 for a role that does not exist, cannot be held or is bound to another tenant.';
+comment on function stepquota.bind_session_role(text) is
+  'Binds a role to the tenant that its session names in the setting stepquota.tenant (set_config(''stepquota.tenant'', tenant, true) in each transaction); while that is empty it sees and does nothing. For a program that serves many tenants and knows who asks. Answers role, bound_at, changed. WQ001 bad arguments, WQ050 for a caller who is bound, WQ051 for a role that does not exist, cannot be held or is bound to a tenant.';
 comment on function stepquota.unbind_tenant_role(text) is
   'Takes a role''s binding away; false if there was none. WQ001 bad arguments, WQ050 for a caller who is bound.';
 comment on function stepquota.list_tenant_role_bindings() is
-  'The bound roles: role, tenant, bound_at, bound_by, and problem: why the binding does not hold as it should, NULL if it does. WQ050 for a caller who is bound.';
+  'The bound roles: role, tenant (empty: the one that its session names), bound_at, bound_by, and problem: why the binding does not hold as it should, NULL if it does. WQ050 for a caller who is bound.';

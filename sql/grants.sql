@@ -27,7 +27,7 @@ as $_list_granted_routines$
       "suspend_tenant", "reinstate_tenant",
       "set_tenant_plan", "set_tenant_enforcement", "list_shadow_overruns",
       "grant_workflow_steps", "revoke_workflow_step_grant",
-      "bind_tenant_role", "unbind_tenant_role", "list_tenant_role_bindings", "list_visible_tenants",
+      "bind_tenant_role", "bind_session_role", "unbind_tenant_role", "list_tenant_role_bindings", "list_visible_tenants",
       "set_tier_limit", "set_policy", "map_stripe_customer", "unmap_stripe_customer",
       "spread_stripe_changes", "tend_stripe_events", "requeue_stripe_events", "stripe_sync_health", "check_stripe",
       "reconcile_workflow_step_usage", "list_open_workflow_step_batches", "verify_all", "status",

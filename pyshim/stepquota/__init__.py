@@ -78,6 +78,7 @@ from .results import (
     RemovedCronJob,
     ResumeReason,
     RunStatus,
+    SessionRoleChange,
     ShadowOverrun,
     StatusItem,
     StatusState,
@@ -107,6 +108,7 @@ from .results import (
     WorkflowStepsStart,
     WorkflowStepStart,
     WorkflowStepUsageAdjustment,
+    WorkflowStepUsageDay,
     WorkflowStepUsageReconciliation,
     WorkflowStepUsageRepair,
 )
@@ -153,6 +155,7 @@ __all__ = [
     "RunNotWaiting",
     "RunRegisteredDifferently",
     "RunStatus",
+    "SessionRoleChange",
     "ShadowOverrun",
     "StaleDelivery",
     "StalePause",
@@ -197,6 +200,7 @@ __all__ = [
     "WorkflowStepQuota",
     "WorkflowStepStart",
     "WorkflowStepUsageAdjustment",
+    "WorkflowStepUsageDay",
     "WorkflowStepUsageReconciliation",
     "WorkflowStepUsageRepair",
     "WorkflowStepsQuota",
@@ -204,6 +208,7 @@ __all__ = [
     "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
+    "bind_session_role",
     "bind_tenant_role",
     "cancel_workflow_run",
     "check_stripe",
@@ -326,6 +331,7 @@ grant_workflow_steps = _sync(calls.grant_workflow_steps)
 revoke_workflow_step_grant = _sync(calls.revoke_workflow_step_grant)
 set_tier_limit = _sync(calls.set_tier_limit)
 bind_tenant_role = _sync(calls.bind_tenant_role)
+bind_session_role = _sync(calls.bind_session_role)
 unbind_tenant_role = _sync(calls.unbind_tenant_role)
 list_tenant_role_bindings = _sync(calls.list_tenant_role_bindings)
 set_policy = _sync(calls.set_policy)

@@ -17,6 +17,7 @@ __all__ = [
     "acknowledge_quota_events",
     "acknowledge_workflow_run_resumption",
     "apply_stripe_object",
+    "bind_session_role",
     "bind_tenant_role",
     "cancel_workflow_run",
     "check_stripe",
@@ -139,6 +140,7 @@ grant_workflow_steps = _async(calls.grant_workflow_steps)
 revoke_workflow_step_grant = _async(calls.revoke_workflow_step_grant)
 set_tier_limit = _async(calls.set_tier_limit)
 bind_tenant_role = _async(calls.bind_tenant_role)
+bind_session_role = _async(calls.bind_session_role)
 unbind_tenant_role = _async(calls.unbind_tenant_role)
 list_tenant_role_bindings = _async(calls.list_tenant_role_bindings)
 set_policy = _async(calls.set_policy)

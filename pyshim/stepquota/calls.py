@@ -1423,6 +1423,26 @@ def bind_tenant_role(role: str, tenant: Key) -> Call[results.TenantRoleChange]:
     return _row(results.TenantRoleChange, "bind_tenant_role", role=text(role), tenant=key(tenant))
 
 
+def bind_session_role(role: str) -> Call[results.SessionRoleChange]:
+    """Bind a role to the tenant that its session names in stepquota.tenant. Recorded.
+
+    For a program that serves many tenants and knows who asks. While the setting is empty, the role
+    sees and does nothing.
+
+    Args:
+        role: the role's name, as it is, without quotation marks.
+
+    Returns:
+        The binding; ``changed`` is False if it was there before.
+
+    Raises:
+        InvalidArgument: role is None, empty or too long.
+        BoundToTenant: the caller is bound.
+        RoleNotBindable: there is no such role, nothing could hold it, or it is bound to a tenant.
+    """
+    return _row(results.SessionRoleChange, "bind_session_role", role=text(role))
+
+
 def unbind_tenant_role(role: str) -> Call[bool]:
     """Take the binding of a role away. Recorded.
 

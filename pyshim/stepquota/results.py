@@ -32,6 +32,7 @@ __all__ = [
     "RemovedCronJob",
     "ResumeReason",
     "RunStatus",
+    "SessionRoleChange",
     "ShadowOverrun",
     "StatusItem",
     "StatusState",
@@ -762,8 +763,20 @@ class TenantRoleChange:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionRoleChange:
+    """What bind_session_role did; ``changed`` is False if the binding was there before."""
+
+    role: str
+    bound_at: datetime
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TenantRoleBinding:
-    """A role that is bound to a tenant, by whom, and why that does not hold (None if it does)."""
+    """A role that is bound to a tenant, by whom, and why that does not hold (None if it does).
+
+    An empty tenant is the one that the role's session names.
+    """
 
     role: str
     tenant: str

@@ -6,29 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..problems import Problem
+from ..secret import Secret, read_secret
 
 API_BASE = "STRIPE_API_BASE"
 _KEY = re.compile(r"(?:sk|rk)_(live|test)_\w+")
 _SECRETS = re.compile(r"\b(?:sk|rk|pk|whsec)_\w+")
-
-
-class Secret:
-    """A text that is not shown: neither by print, nor in a log or a traceback."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str):
-        self._value = value
-
-    def reveal(self) -> str:
-        """The text itself."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
 
 
 @dataclass(frozen=True)
@@ -52,7 +36,7 @@ def read_api_settings(environment: Mapping[str, str] = os.environ) -> ApiSetting
     Raises:
         Problem: There is none, or it is no secret or restricted key.
     """
-    key = _read("STRIPE_API_KEY", environment)
+    key = read_secret("STRIPE_API_KEY", environment)
     if not key:
         raise Problem(
             "there is no Stripe API key",
@@ -73,7 +57,7 @@ def read_webhook_secrets(environment: Mapping[str, str] = os.environ) -> tuple[S
     Raises:
         Problem: There is none, or one is no signing secret.
     """
-    text = _read("STRIPE_WEBHOOK_SECRETS", environment)
+    text = read_secret("STRIPE_WEBHOOK_SECRETS", environment)
     secrets = re.split(r"[\s,]+", text) if text else []
     if not secrets:
         raise Problem(
@@ -91,14 +75,3 @@ def read_webhook_secrets(environment: Mapping[str, str] = os.environ) -> tuple[S
 def redact(text: str) -> str:
     """The text without anything that looks like a key or a secret."""
     return _SECRETS.sub("***", text)
-
-
-def _read(name: str, environment: Mapping[str, str]) -> str:
-    if value := environment.get(name, "").strip():
-        return value
-    if not (file := environment.get(f"{name}_FILE", "")):
-        return ""
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"{name}_FILE cannot be read: {type(error).__name__}: {file}") from error

@@ -73,7 +73,7 @@ insert into good values
   ('grant_workflow_steps', 4, 'timestamptz', null, '{infinity,2026-04-15Z,2026-04-14Z}'), ('grant_workflow_steps', 5, 'text', null, '{}'),
   ('revoke_workflow_step_grant', 1, 'text', 'acme', null), ('revoke_workflow_step_grant', 2, 'uuid', '00000000-0000-0000-0000-000000000001', '{NULL,00000000-0000-0000-0000-000000000001}'), ('revoke_workflow_step_grant', 3, 'text', 'asked for', null),
   ('set_tenant_enforcement', 1, 'text', 'acme', null), ('set_tenant_enforcement', 2, 'text', 'shadow', '{"",Shadow,off}'), ('list_shadow_overruns', 1, 'text', 'acme', '{""}'),
-  ('bind_tenant_role', 1, 'text', 'stepquota_runtime', '{NULL,"",nobody,stepquota_runtime}'), ('bind_tenant_role', 2, 'text', 'acme', null), ('unbind_tenant_role', 1, 'text', 'nobody', null),
+  ('bind_tenant_role', 1, 'text', 'stepquota_runtime', '{NULL,"",nobody,stepquota_runtime}'), ('bind_tenant_role', 2, 'text', 'acme', null), ('unbind_tenant_role', 1, 'text', 'nobody', null), ('bind_session_role', 1, 'text', 'stepquota_runtime', '{NULL,"",nobody,stepquota_runtime}'),
   ('set_tier_limit', 1, 'text', 'pro', null), ('set_tier_limit', 2, 'bigint', '5', '{0,-1}'),
   ('set_policy', 1, 'text', 'staleness', '{NULL,"",nonsense,epoch}'), ('set_policy', 2, 'text', '10 seconds', '{NULL,"",soon,-1 second}'),
   ('map_stripe_customer', 1, 'text', 'cus_1', null), ('map_stripe_customer', 2, 'text', 'acme', null),

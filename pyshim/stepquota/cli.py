@@ -17,6 +17,7 @@ from .command import register
 from .command.session import ended_by_signals as _ended_by_signals
 from .command.session import given as _given
 from .command.session import problems_of
+from .page.commands import app as page_commands
 from .problems import Problem
 from .stripe_sync.commands import app as stripe_commands
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 
 register(app)
 app.add_typer(stripe_commands, name="stripe")
+app.add_typer(page_commands, name="page")
 
 DatabaseUrl = Annotated[
     str | None,

@@ -1,0 +1,102 @@
+"""Usage by day as bars: where each is, for the template that draws them as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..command.output import number, plural
+from ..results import WorkflowStepUsageDay
+
+WIDTH, HEIGHT = 720, 180
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 4, 10, 24
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A day's bar, in the units of the drawing."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    day: str
+    units: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line across, with what it stands for."""
+
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The drawing: bars, lines, and in words what it shows."""
+
+    width: int
+    height: int
+    left: int
+    baseline: float
+    bars: tuple[Bar, ...]
+    lines: tuple[Line, ...]
+    summary: str
+
+
+def draw(days: Sequence[WorkflowStepUsageDay]) -> Chart | None:
+    """The chart of these days; None if there are none."""
+    if not days:
+        return None
+    most = max(day.units for day in days)
+    step = _round_step(most / 3)
+    top = max(step * math.ceil(most / step), step)
+    baseline = HEIGHT - _BOTTOM
+    scale = (baseline - _TOP) / top
+    # Few days are not drawn as wide as many would be.
+    slot = (WIDTH - _LEFT - _RIGHT) / max(len(days), 14)
+    every = max(1, math.ceil(len(days) / 8))
+    bars = []
+    for place, day in enumerate(days):
+        # A day of little use is seen too.
+        height = max(day.units * scale, 1.5) if day.units else 0
+        bars.append(
+            Bar(
+                x=round(_LEFT + place * slot + slot * 0.12, 2),
+                y=round(baseline - height, 2),
+                width=round(slot * 0.76, 2),
+                height=round(height, 2),
+                day=f"{day.day.day} {day.day:%b %Y}",
+                units=day.units,
+                label=f"{day.day.day} {day.day:%b}" if (len(days) - 1 - place) % every == 0 else "",
+            )
+        )
+    lines = tuple(
+        Line(round(baseline - value * scale, 2), shorten(value))
+        for value in range(0, top + 1, step)
+    )
+    total = sum(day.units for day in days)
+    busiest = max(days, key=lambda day: day.units)
+    summary = f"{plural(total, 'workflow action')} in {plural(len(days), 'day')}"
+    if total:
+        summary += f", the most on {busiest.day.day} {busiest.day:%B}: {number(busiest.units)}"
+    return Chart(WIDTH, HEIGHT, _LEFT, baseline, tuple(bars), lines, summary)
+
+
+def _round_step(least: float) -> int:
+    """1, 2 or 5 times a power of ten, not below the given one."""
+    if least <= 1:
+        return 1
+    power = 10 ** math.floor(math.log10(least))
+    return int(next(n * power for n in (1, 2, 5, 10) if n * power >= least))
+
+
+def shorten(value: int) -> str:
+    """A number for an axis: 12k, 3M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return str(value)

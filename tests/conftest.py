@@ -96,7 +96,7 @@ _ON_THE_OLDEST = ("test_hostile_places.py", "test_interrupted.py", "test_release
 
 def _is_for_the_newest(item: pytest.Item) -> bool:
     folder = item.path.parent.name
-    return folder in ("conformance", "adoption", "security") or "[adopted-" in item.name
+    return folder in ("conformance", "adoption", "page", "security") or "[adopted-" in item.name
 
 
 @pytest.fixture(scope="session")

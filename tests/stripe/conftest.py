@@ -19,9 +19,10 @@ import pytest
 from harness.databases import Database
 from harness.servers import POSTGRES15
 from stepquota.demo.stripe_fake import StripeFake, serve
+from stepquota.secret import Secret
 from stepquota.stripe_sync.api import StripeApi
 from stepquota.stripe_sync.mirror import Mirror
-from stepquota.stripe_sync.settings import ApiSettings, Secret
+from stepquota.stripe_sync.settings import ApiSettings
 from stepquota.stripe_sync.work import open_mirror
 
 KEY = "sk_test_fake"

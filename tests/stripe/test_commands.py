@@ -17,11 +17,11 @@ from harness.databases import Database
 from stepquota.cli import app
 from stepquota.demo.stripe_fake import StripeFake
 from stepquota.problems import Problem
+from stepquota.secret import Secret
 from stepquota.stripe_sync.api import API_VERSION, EVENT_TYPES, StripeApi, StripeRefused
 from stepquota.stripe_sync.mirror import Mirror
 from stepquota.stripe_sync.settings import (
     ApiSettings,
-    Secret,
     read_api_settings,
     read_webhook_secrets,
     redact,

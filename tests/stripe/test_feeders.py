@@ -7,11 +7,12 @@ import pytest
 
 from stepquota.demo.stripe_fake import StripeFake, serve
 from stepquota.problems import Problem
+from stepquota.secret import Secret
 from stepquota.stripe_sync.api import StripeApi, StripeRefused, StripeUnavailable
 from stepquota.stripe_sync.catch_up import catch_up
 from stepquota.stripe_sync.full_sync import Progress, full_sync
 from stepquota.stripe_sync.mirror import Mirror
-from stepquota.stripe_sync.settings import ApiSettings, Secret
+from stepquota.stripe_sync.settings import ApiSettings
 from stepquota.stripe_sync.work import open_mirror, work_off, work_off_all
 
 from .conftest import MakeMirror, limit_of, mirror_rows, subscribe

@@ -21,8 +21,9 @@ from harness.databases import Database
 from harness.servers import EMBEDDED18
 from histories.test_histories import OTHERS, SECONDS, USUAL
 from stepquota.demo.stripe_fake import StripeFake, serve
+from stepquota.secret import Secret
 from stepquota.stripe_sync import api
-from stepquota.stripe_sync.settings import ApiSettings, Secret
+from stepquota.stripe_sync.settings import ApiSettings
 
 from .machine import Account, Bench
 

@@ -18,6 +18,7 @@ import psycopg
 import psycopg_pool
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -40,6 +41,7 @@ _ANSWER_SECONDS = 300
 _GREATEST_FIRST = ("percent", "used", "paused")
 
 NOBODY = "'none'"
+_NOWHERE = Refused(404, "There is no such page.")
 
 Handler = Callable[[Request], Any]
 
@@ -87,7 +89,15 @@ class Page:
 
             return Route(path, answer, methods=[method])
 
+        async def refuse(request: Request, error: Exception) -> Response:
+            is_method = isinstance(error, HTTPException) and error.status_code == 405
+            refused = Refused(405, "Not in this way.") if is_method else _NOWHERE
+            response = self._refuse(request, refused)
+            self._add_headers(request, response)
+            return response
+
         return Starlette(
+            exception_handlers={404: refuse, 405: refuse},
             routes=[
                 route("/", self._list),
                 route("/tenant", self._tenant),
@@ -113,6 +123,8 @@ class Page:
             response = self._refuse(request, refused)
         except StepquotaError as error:
             response = self._refuse(request, Refused(400, f"{error.message}.", error.hint or ""))
+        except psycopg.DataError:
+            response = self._refuse(request, Refused(400, "The address cannot be read."))
         except (psycopg_pool.PoolTimeout, psycopg.OperationalError) as error:
             log.error("the database does not answer: %s", type(error).__name__)
             response = self._refuse(
@@ -393,7 +405,7 @@ class Page:
     def _serve_static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in _STATIC:
-            raise Refused(404, "There is no such page.")
+            raise _NOWHERE
         return Response(
             self._static[name],
             media_type=_STATIC[name],

@@ -10,12 +10,12 @@ from ..command.output import number, plural
 from ..results import WorkflowStepUsageDay
 
 WIDTH, HEIGHT = 720, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 4, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 10, 26
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A day's bar, in the units of the drawing."""
+    """A day's bar, in the units of the drawing; a label in between is left out of small ones."""
 
     x: float
     y: float
@@ -24,6 +24,7 @@ class Bar:
     day: str
     units: int
     label: str
+    is_between: bool
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def draw(days: Sequence[WorkflowStepUsageDay]) -> Chart | None:
                 day=f"{day.day.day} {day.day:%b %Y}",
                 units=day.units,
                 label=f"{day.day.day} {day.day:%b}" if (len(days) - 1 - place) % every == 0 else "",
+                is_between=(len(days) - 1 - place) % (2 * every) != 0,
             )
         )
     lines = tuple(

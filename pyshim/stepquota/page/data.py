@@ -30,7 +30,7 @@ from ..problems import Problem
 Row = dict[str, Any]
 
 LISTED = 50
-PAUSED = 25
+PAUSED = 10
 EVENTS = 20
 WORKFLOWS = 10
 DAYS = 31

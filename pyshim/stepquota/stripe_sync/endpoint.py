@@ -23,10 +23,10 @@ from starlette.routing import Route
 from ..database_url import Parameters, one_line
 from ..errors import StepquotaError
 from ..execution import carry_out_async
+from ..secret import Secret
 from .api import Object
 from .catch_up import read_event
 from .mirror import RecordedEvent, Source, record_events
-from .settings import Secret
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 # Written for any make and any POSIX sh. The virtual environment is .venv, inside the clone.
 
 .POSIX:
-.PHONY: help demo test test-engines test-faults test-monitoring lint bench bench-stripe dist clean
+.PHONY: help demo test test-engines test-faults test-monitoring test-page lint bench bench-stripe dist clean
 
 MINUTES = 5
 
@@ -13,6 +13,7 @@ help:
 	@echo '            PostgreSQL; ENGINES="16 17"'
 	@echo 'make test-faults  faults of all kinds under load, and random histories, for five minutes'
 	@echo '            MINUTES=30 does it for longer, and must reach more'
+	@echo 'make test-page  try the page in a real Chromium'
 	@echo 'make test-monitoring  try monitoring/ with the tools of Prometheus'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make bench  measure against the peers; see README'
@@ -43,13 +44,20 @@ test-engines:
 	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
 	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
 	  tests/engines tests/conformance tests/adoption tests/acceptance \
-	  tests/security $(ON_ONE_SERVER)
+	  tests/page tests/security $(ON_ONE_SERVER)
 
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
+
+# Chromium, and axe-core from npm. SHOTS=folder keeps screens to be looked at.
+test-page:
+	@sh scripts/make_venv test
+	@sh scripts/make_venv browser
+	@sh scripts/install_debian_packages chromium chromium-driver
+	@STEPQUOTA_BROWSER=1 STEPQUOTA_SCREENSHOTS=$${SHOTS:-} .venv/bin/python -m pytest -n 2 tests/page
 
 test-monitoring:
 	@sh scripts/make_venv test
@@ -64,6 +72,7 @@ lint:
 
 bench:
 	@sh scripts/make_venv demo
+	@sh scripts/make_venv page
 	@.venv/bin/python -m bench $(BENCH)
 
 bench-stripe:

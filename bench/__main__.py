@@ -45,6 +45,8 @@ _QUICK = Options(
     paused_of_one=1_000,
     upgrades=20,
     claims=4_000,
+    listed_tenants=2_000,
+    listed_runs=5,
 )
 
 

@@ -24,6 +24,7 @@ from . import pgbench
 from .ledger import measure_ledger
 from .others import NotHere, rate_limiter, redis
 from .outcomes import Beside, Findings, Goal, Inexact, Outcome, compare
+from .pages import measure_pages
 from .pauses import measure_pauses
 from .pgbench import TENTHS, Load, Run
 from .servers import USER, BenchServer, Database
@@ -110,6 +111,8 @@ class Options:
         paused_of_one: How many runs the one tenant of r has.
         upgrades: How many q makes.
         claims: How many s makes.
+        listed_tenants: How many tenants u has.
+        listed_runs: How many paused runs each of them has.
         ledger_rows: Rows of the larger ledger of t; 0 leaves t out.
     """
 
@@ -127,6 +130,8 @@ class Options:
     paused_of_one: int = 10_000
     upgrades: int = 300
     claims: int = 40_000
+    listed_tenants: int = 100_000
+    listed_runs: int = 10
     ledger_rows: int = 0
 
 
@@ -694,6 +699,7 @@ MEASURES: Mapping[str, Measure] = {
     "mnopqrs": measure_pauses,
     "l": measure_size,
     "t": measure_ledger,
+    "u": measure_pages,
 }
 LETTERS = "".join(sorted("".join(MEASURES)))
 
@@ -716,6 +722,8 @@ def estimate_minutes(options: Options, wanted: frozenset[str]) -> float:
         seconds += options.tenants / 10_000
     if wanted & set("mnopqrs"):
         seconds += 20 + options.paused_tenants * options.paused_runs / 10_000
+    if "u" in wanted:
+        seconds += 10 + options.listed_tenants * options.listed_runs / 20_000
     if "l" in wanted:
         seconds += options.reservations / 15_000
     if "t" in wanted and options.ledger_rows:

@@ -22,7 +22,7 @@ from .servers import Database
 if TYPE_CHECKING:
     from .measures import Bench
 
-_SQL = Path(__file__).parent / "pauses.sql"
+SQL = Path(__file__).parent / "pauses.sql"
 
 # Of the many tenants only these have units, ten each: a scan resumes a hundred runs.
 _ELIGIBLE = 10
@@ -87,7 +87,7 @@ def measure_pauses(bench: Bench) -> Findings:
 
 def _prepare(database: Database, tenants: int, runs: int) -> None:
     database.run(
-        _SQL.read_text(encoding="utf-8"),
+        SQL.read_text(encoding="utf-8"),
         f"call peers.pause_runs({tenants}, {runs}, {_ELIGIBLE})",
         "vacuum analyze",
     )
@@ -141,7 +141,7 @@ def _scan_oldest(connection: psycopg.Connection[Any]) -> tuple[float, float]:
 def _measure_one_tenant(bench: Bench, database: Database) -> list[Outcome]:
     """p and r: one run behind ten thousand of another tenant, all of which may go on."""
     runs = bench.options.paused_of_one
-    database.run(_SQL.read_text(encoding="utf-8"), f"call peers.pause_runs(2, {runs}, 0)")
+    database.run(SQL.read_text(encoding="utf-8"), f"call peers.pause_runs(2, {runs}, 0)")
     database.run(
         "delete from stepquota.workflow_run_waits where tenant = 'p2' and run_id <> 'r1'",
         "delete from stepquota.workflow_runs where tenant = 'p2' and run_id <> 'r1'",
@@ -244,7 +244,7 @@ def _measure_claims(bench: Bench, database: Database) -> Outcome:
     """s: eight workers who claim a hundred at a time."""
     calls = bench.options.claims // (_CLAIMERS * 100)
     database.run(
-        _SQL.read_text(encoding="utf-8"),
+        SQL.read_text(encoding="utf-8"),
         f"call peers.resume_runs(1000, {bench.options.claims // 1000 + 50})",
         "vacuum analyze",
     )

@@ -101,12 +101,17 @@ def test_commands_print_what_the_page_says(server: Server) -> None:
         assert made == text
 
 
+_ELSEWHERE = {
+    *("stripe", "page", "migrate", "adopt", "up", "demo", "uninstall", "grant", "revoke"),
+}
+
+
 def commands() -> dict[str, Any]:
     """All commands of the program that this page is about, by name."""
     root: Any = typer.main.get_command(app)
     found = {}
     for name, command in root.commands.items():
-        if name in ("stripe", "migrate", "adopt", "up", "demo", "uninstall", "grant", "revoke"):
+        if name in _ELSEWHERE:
             continue
         for sub, inner in getattr(command, "commands", {"": command}).items():
             found[f"{name} {sub}".strip()] = inner

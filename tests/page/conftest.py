@@ -19,7 +19,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if is_browser and not os.environ.get(WANTED) else None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stage(server: Server) -> Iterator[Stage]:
     with staged(server) as made:
         yield made

@@ -302,11 +302,18 @@ def test_a_tenant_that_has_used_its_limit_up(client: Client) -> None:
     assert re.search(r'Resets</dt><dd><time datetime="\d{4}-\d\d-01T00:00:00Z">', shown.text)
     assert "00:00 UTC" in text
     assert "nightly 5 100 % 1 0" in text
+    assert "Forecast used up" in text
     assert "run-1" in text
     assert "root.steps[6]" in text
     assert "a higher limit, a grant, or the next period" in text
     assert "quota exhausted" in text
-    assert "<svg" in shown.text
+    # Used before the first round of tick, which nobody can put on a day.
+    assert "By day (UTC) · 0 workflow actions since" in text
+    assert "when counting by day began" in text
+    assert "<svg" not in shown.text
+    busy = client.get("/tenant?tenant=tenant+077")
+    assert "71 workflow actions since" in text_of(busy)
+    assert "<svg" in busy.text
 
 
 def test_tenants_with_something_left_and_without_limit(client: Client) -> None:
@@ -314,6 +321,7 @@ def test_tenants_with_something_left_and_without_limit(client: Client) -> None:
     text = text_of(client.get("/tenant?tenant=globex"))
     assert "2 of 7 consumed" in text
     assert "goodwill" in text
+    assert "Forecast not known yet" in text
     unlimited = client.get("/tenant?tenant=initech")
     assert "1 234 consumed Unlimited plan" in text_of(unlimited)
     assert "<progress" not in unlimited.text

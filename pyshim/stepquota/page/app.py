@@ -26,7 +26,7 @@ from starlette.routing import Route
 from ..errors import StepquotaError
 from . import words
 from .chart import draw
-from .data import Choice, Database, Unbound, Usage
+from .data import DAYS, Choice, Database, Unbound, Usage
 from .identity import Doorkeeper, Identity, Refused
 from .settings import Settings
 from .tokens import Untrusted
@@ -349,7 +349,8 @@ class Page:
                 "is_unlimited": row["effective_limit"] is None,
                 "period_start": _iso(row["period_start"]),
                 "resets_at": _iso(row["resets_at"]),
-                "exhausts_at": _iso(row["exhausts_at"]),
+                "exhausts_at": _iso(usage.forecast.exhausts_at),
+                "lasts": usage.forecast.lasts,
                 "paused_runs": row["paused_runs"],
                 "days": [{"day": day.day.isoformat(), "used": day.units} for day in usage.days],
                 "as_of": _iso(usage.now),
@@ -416,7 +417,12 @@ class Page:
 def _card_values(usage: Usage | None) -> dict[str, Any]:
     if usage is None:
         return {"usage": None, "chart": None}
-    return {"usage": usage.usage, "now": usage.now, "chart": draw(usage.days)}
+    return {
+        "usage": usage.usage,
+        "now": usage.now,
+        "chart": draw(usage.days, DAYS),
+        "forecast": usage.forecast,
+    }
 
 
 def _need(values: Mapping[str, str], name: str) -> str:

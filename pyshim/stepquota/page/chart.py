@@ -10,7 +10,7 @@ from ..command.output import number, plural
 from ..results import WorkflowStepUsageDay
 
 WIDTH, HEIGHT = 720, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 16, 30
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,17 @@ class Chart:
     baseline: float
     bars: tuple[Bar, ...]
     lines: tuple[Line, ...]
+    total: int
     summary: str
 
 
-def draw(days: Sequence[WorkflowStepUsageDay]) -> Chart | None:
-    """The chart of these days; None if there are none."""
+def draw(days: Sequence[WorkflowStepUsageDay], asked: int) -> Chart | None:
+    """The chart of these days; None if there are none.
+
+    Args:
+        days: The days that are known, one after the other.
+        asked: How many would be there if counting had begun long ago.
+    """
     if not days:
         return None
     most = max(day.units for day in days)
@@ -82,10 +88,14 @@ def draw(days: Sequence[WorkflowStepUsageDay]) -> Chart | None:
     )
     total = sum(day.units for day in days)
     busiest = max(days, key=lambda day: day.units)
-    summary = f"{plural(total, 'workflow action')} in {plural(len(days), 'day')}"
-    if total:
+    summary = plural(total, "workflow action")
+    if len(days) < asked:
+        summary += f" since {days[0].day.day} {days[0].day:%B}, when counting by day began"
+    else:
+        summary += f" in {asked} days"
+    if total and len(days) > 1:
         summary += f", the most on {busiest.day.day} {busiest.day:%B}: {number(busiest.units)}"
-    return Chart(WIDTH, HEIGHT, _LEFT, baseline, tuple(bars), lines, summary)
+    return Chart(WIDTH, HEIGHT, _LEFT, baseline, tuple(bars), lines, total, summary)
 
 
 def _round_step(least: float) -> int:

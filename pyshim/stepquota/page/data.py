@@ -1,7 +1,8 @@
 """What the page asks the database: functions and views, with the rights of the role it connects as.
 
-Each page is one snapshot, read-only. For a tenant's admin the transaction names the tenant first,
-and the role is bound to that (bind_session_role), so the database itself keeps others' rows back.
+Each page is one snapshot, read-only, but for the forecast. For a tenant's admin the transaction
+names the tenant first, and the role is bound to that (bind_session_role), so the database itself
+keeps others' rows back.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from .. import (
     ListedTenant,
     WorkflowRunResume,
     WorkflowStepUsageDay,
+    forecast_workflow_step_usage,
     list_daily_workflow_step_usage,
     list_tenants,
     resume_workflow_run,
 )
 from ..database_url import Parameters
 from ..problems import Problem
+from ..results import WorkflowStepUsageForecast
 
 Row = dict[str, Any]
 
@@ -34,6 +37,13 @@ PAUSED = 10
 EVENTS = 20
 WORKFLOWS = 10
 DAYS = 31
+# All but the forecast, which is asked for with its range.
+_USAGE = (
+    "select tenant, used_count, effective_limit, remaining, percent, period_start, resets_at,"
+    " period_source, limit_source, plan, tier, granted_units, paused_runs, oldest_pause,"
+    " enforcement, suspended_at, held_at, held_by, held_because, refreshed_at"
+    " from stepquota.tenant_usage where tenant = %s"
+)
 _STATEMENT_MS = 5000
 # Of a tenant with very many steps they take long, and the page is of use without them.
 _WORKFLOWS_MS = 800
@@ -79,6 +89,7 @@ class Usage:
     now: datetime
     usage: Row
     days: tuple[WorkflowStepUsageDay, ...]
+    forecast: WorkflowStepUsageForecast
 
 
 @dataclass(frozen=True)
@@ -199,8 +210,9 @@ class Database:
 
     def read_usage(self, tenant: str) -> Usage | None:
         """A tenant's usage; None for a tenant that has not asked for a step yet."""
+        forecast = self._forecast(tenant)
         with self._reading(tenant) as connection:
-            return self._read_usage(connection, tenant)
+            return self._read_usage(connection, tenant, forecast)
 
     def read_details(
         self, tenant: str, before: tuple[str, str] | None
@@ -211,8 +223,9 @@ class Database:
             tenant: The tenant.
             before: paused_since and wait_id of the last paused run of the page before.
         """
+        forecast = self._forecast(tenant)
         with self._reading(tenant) as connection:
-            usage = self._read_usage(connection, tenant)
+            usage = self._read_usage(connection, tenant, forecast)
             if usage is None:
                 return None
             paused = _rows(
@@ -258,14 +271,34 @@ class Database:
             connection.execute(f"set local statement_timeout = {_STATEMENT_MS}".encode())
             return resume_workflow_run(connection, tenant, run_id, reason)
 
-    def _read_usage(self, connection: psycopg.Connection[Any], tenant: str) -> Usage | None:
-        usage = _rows(connection, "select * from stepquota.tenant_usage where tenant = %s", tenant)
-        if not usage:
+    def _forecast(self, tenant: str) -> WorkflowStepUsageForecast | None:
+        """When it is used up; None for a tenant that is not known, for which nothing is stored.
+
+        In a transaction of its own: a quota that is stale is stored anew by it.
+        """
+        with self._reading(tenant, may_store=True) as connection:
+            if not _rows(
+                connection,
+                "select 1 from stepquota.workflow_step_quotas where tenant = %s",
+                tenant,
+            ):
+                return None
+            return forecast_workflow_step_usage(connection, tenant)
+
+    def _read_usage(
+        self,
+        connection: psycopg.Connection[Any],
+        tenant: str,
+        forecast: WorkflowStepUsageForecast | None,
+    ) -> Usage | None:
+        usage = _rows(connection, _USAGE, tenant)
+        if not usage or forecast is None:
             return None
         return Usage(
             _now(connection),
             usage[0],
             list_daily_workflow_step_usage(connection, tenant, DAYS),
+            forecast,
         )
 
     def _read_workflows(self, connection: psycopg.Connection[Any], tenant: str) -> list[Row] | None:
@@ -282,9 +315,12 @@ class Database:
             return None
 
     @contextmanager
-    def _reading(self, tenant: str | None = None) -> Iterator[psycopg.Connection[Any]]:
+    def _reading(
+        self, tenant: str | None = None, *, may_store: bool = False
+    ) -> Iterator[psycopg.Connection[Any]]:
         with self._pool.connection() as connection, connection.transaction():
-            connection.execute("set transaction isolation level repeatable read, read only")
+            if not may_store:
+                connection.execute("set transaction isolation level repeatable read, read only")
             connection.execute(f"set local statement_timeout = {_STATEMENT_MS}".encode())
             if self._is_for_tenants:
                 connection.execute("select set_config('stepquota.tenant', %s, true)", [tenant])

@@ -1,6 +1,6 @@
 -- Figures for an exporter: right ones, few series, and what does not apply is left out.
 -- transaction: none
-select plan(26);
+select plan(29);
 select set_clock('2026-04-15T12:00:00Z');
 create function figure(p_name text, p_labels jsonb default '{}') returns double precision language sql as $$
   select m.value from stepquota.metrics() m where m.name = p_name and m.labels = p_labels
@@ -45,4 +45,13 @@ select stepquota.begin_reconciliation(true);
 select stepquota.reconcile_tenant('initech', true);
 select is((select sum(m.value) from stepquota.metrics('finding') m), 1::double precision, 'a finding of the reconciliation');
 select refuses($$select * from stepquota.metrics('nothing')$$, 'WQ001', 'a part that there is not');
+-- What tick has counted in the last two minutes is not counted again; what it has not, is.
+select set_clock('2026-06-01T12:00:00Z');
+select stepquota.summarize_tenants();
+update stepquota.tenant_summary_state set tenants = 1000, paused_runs = 77;
+select is(figure('stepquota_all_tenants') || ' ' || figure('stepquota_all_paused_runs'), '1000 77', 'of the last round');
+select set_clock('2026-06-01T12:01:59Z');
+select is(figure('stepquota_all_tenants'), 1000::double precision, 'for two minutes');
+select set_clock('2026-06-01T12:02:00Z');
+select isnt(figure('stepquota_all_tenants') || ' ' || figure('stepquota_all_paused_runs'), '1000 77', 'then they are counted');
 select * from finish();

@@ -139,6 +139,10 @@ select w.tenant, w.run_id, r.workflow, r.status
                 stepquota.finish_workflow_step(connection, ACCOUNT, ACCOUNT, "a", 1, "SUCCEEDED")
         rows = connection.execute("select * from stepquota.waiting").fetchall()
         assert rows == [(ACCOUNT, ACCOUNT, "flow", "WAITING")]
+        # So are the functions that read the tables elsewhere than in host.sql.
+        connection.execute("select stepquota.summarize_tenants()")
+        (listed,) = stepquota.list_tenants(connection, only="paused", sort="paused")
+        assert (listed.tenant, listed.paused_runs) == (ACCOUNT, 1)
 
 
 def test_the_file_names_no_table_of_stepquotas(adopted: Database) -> None:

@@ -52,6 +52,7 @@ as $summarize_tenants$
 declare
   v_now timestamptz := stepquota._now();
   v_round stepquota.tenant_summary_state;
+  v_after text;
   v_tenants text[];
 begin
   perform stepquota._check_unbound();
@@ -71,9 +72,10 @@ begin
     v_round.summarized_tenant := '';
   end if;
 
+  v_after := v_round.summarized_tenant;
   v_tenants := array(
     select q.tenant from stepquota.workflow_step_quotas q
-     where q.tenant > v_round.summarized_tenant
+     where q.tenant > v_after
      order by q.tenant
      limit p_max_tenants);
   v_round.summarized_tenant := case when cardinality(v_tenants) = p_max_tenants then v_tenants[p_max_tenants] end;
@@ -86,6 +88,10 @@ begin
   on conflict (tenant) do update
     set fill = excluded.fill, used_count = excluded.used_count, paused_runs = excluded.paused_runs,
         resets_at = excluded.resets_at;
+  -- A round that was under way when a tenant was forgotten may have made its row again.
+  delete from stepquota.tenant_summaries s
+   where s.tenant > v_after and (v_round.summarized_tenant is null or s.tenant <= v_round.summarized_tenant)
+     and not exists (select 1 from stepquota.workflow_step_quotas q where q.tenant = s.tenant);
   if v_round.summarized_tenant is null then
     v_round.as_of := v_round.began_at;
     select count(*), count(*) filter (where s.fill = -1), count(*) filter (where s.fill >= 80 and s.fill < 100),

@@ -1,6 +1,6 @@
 -- One round over all tenants a minute at most, in bounded steps; what has changed is stored, and what it adds up to.
 begin;
-select plan(16);
+select plan(17);
 create function pg_temp.summary(p_tenant text) returns text language sql as $$
   select (s.fill, s.used_count, s.paused_runs, s.resets_at)::text from stepquota.tenant_summaries s where s.tenant = p_tenant;
 $$;
@@ -35,5 +35,10 @@ select is(stepquota.summarize_tenants(), 4, 'at once when the clock was set back
 select set_clock('2026-04-21Z');
 select count(*) from stepquota.forget_tenant('c');
 select is(stepquota.summarize_tenants() || coalesce(pg_temp.summary('c'), ' none'), '3 none', 'a tenant that was forgotten is gone');
+-- Its row was made again by a round that had begun before.
+insert into stepquota.tenant_summaries (tenant, fill, used_count, paused_runs, resets_at) select x, 0, 0, 0, '2026-05-01Z' from unnest(array['a0', 'c', 'zz']) x;
+select set_clock('2026-04-22Z');
+select count(stepquota.summarize_tenants(1)) from generate_series(1, 4);
+select is((select array_agg(s.tenant order by s.tenant) from stepquota.tenant_summaries s), array['a', 'b', 'nobody'], 'and goes with the next');
 select * from finish();
 rollback;

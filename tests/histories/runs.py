@@ -223,7 +223,8 @@ class Runs(Quotas):
         if self.is_paused or self.model.queue():
             self.model.look()
             self.model.resume_all()
-        self.set_clock()
+        self._is_paused = None
+        self.value("select histories.at(%s, '')", self.next_moment())
         self.connection.execute("call stepquota.resume_scan()")
 
     @step(when=lambda self: not self.is_in_transaction)

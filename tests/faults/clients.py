@@ -691,6 +691,10 @@ class Keeper(Client):
         self.try_to("events", work)
 
 
+# By how much clients and their server stand back behind the random histories beside them: they take
+# whatever there is, and are many.
+NICENESS = 5
+
 # Starting an interpreter for each would take longer than all it does.
 _PROCESSES = multiprocessing.get_context("fork")
 
@@ -703,4 +707,5 @@ def start(client: type[Client], *arguments: Any) -> BaseProcess:
 
 
 def _run(client: type[Client], arguments: tuple[Any, ...]) -> None:
+    os.nice(NICENESS)
     client(*arguments).run()

@@ -26,6 +26,13 @@ from histories.test_histories import MACHINES, OTHERS
 QUICK = settings(OTHERS, phases=[Phase.generate], stateful_step_count=12)
 
 
+def begin(machine: type[Quotas], connection: Any) -> Quotas:
+    """A history that is compared with the model at each step, and verified at its end."""
+    history = machine(connection)
+    history.verifies_each_step = False
+    return history
+
+
 # Two processes, each with histories of its own.
 @pytest.mark.parametrize("part", [0, 1])
 def test_random_histories(part: int, record_property: Callable[[str, object], None]) -> None:
@@ -36,9 +43,7 @@ def test_random_histories(part: int, record_property: Callable[[str, object], No
     def count_one(machine: type[Quotas], connection: Any) -> Quotas:
         nonlocal count
         count += 1
-        history = machine(connection)
-        history.verifies_each_step = False
-        return history
+        return begin(machine, connection)
 
     pool = ServerPool()
     try:

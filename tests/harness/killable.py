@@ -34,12 +34,14 @@ class Installation:
 
     Args:
         name: ``postgres15`` or ``embedded18``.
+        niceness: By how much they stand back behind other programs.
 
     Raises:
         Unavailable: The programs are not installed.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, niceness: int = 0):
+        self._niceness = niceness
         if name == EMBEDDED18:
             binaries = embedded_binaries()
         elif (_DEBIAN / "bin" / "initdb").exists():
@@ -66,7 +68,7 @@ class Installation:
     def popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a program."""
         return subprocess.Popen(
-            [str(self._binaries.program(program)), *arguments],
+            ["nice", f"-n{self._niceness}", str(self._binaries.program(program)), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

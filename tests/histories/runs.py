@@ -266,6 +266,15 @@ class Runs(Quotas):
         self.reserve_one()
         self.claim("go on")
 
+    @step()
+    def come_back_after_the_lease(self) -> None:
+        """A worker is so slow that another one has its runs by then; its number opens nothing."""
+        paths = self.claim_all()
+        self.pass_time("past a lease")
+        self.claim_all()
+        for run_id, path in paths:
+            self.start_step(run_id, (path, 1), "action", age=1)
+
     def claim_all(self) -> list[tuple[str, str]]:
         """A worker takes all there is; answers which paths it is to enter."""
         model, now, wanted = self.model, self.model.now, {}

@@ -66,7 +66,7 @@ REMAINDER_LOST = (
 
 def _name(value: Any) -> str:
     function = value[0] if isinstance(value, tuple) else getattr(value, "func", value)
-    return getattr(function, "__name__", str(value)).strip("_")
+    return getattr(function, "__name__", str(function)).strip("_")
 
 
 @pytest.fixture(scope="module")

@@ -190,6 +190,13 @@ class Runs(Quotas):
     def release_run(self, run_id: str) -> None:
         self.set_hold("release_workflow_run", run_id, False)
 
+    @step(run_id=runs)
+    def be_held_while_quota_comes(self, run_id: str) -> None:
+        """A run that may be paused is passed over while it is held, and goes on at its release."""
+        self.hold_run(run_id)
+        self.change_limit_to_about_what_is_used(2)
+        self.release_run(run_id)
+
     def set_hold(self, function: str, run_id: str, is_held: bool) -> None:
         run = self.model.runs.get(run_id)
         error = None if run else "WQ002"

@@ -49,7 +49,8 @@ test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
-	  tests/security/test_server_log.py tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
+	  tests/security/test_server_log.py tests/security/test_broken_functions.py \
+	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
 test-monitoring:
 	@sh scripts/make_venv test

@@ -43,10 +43,13 @@ select stepquota.reconcile_tenant(t) from unnest(array['acme', 'globex']) t;
 """
 
 
+_SELDOM = ("test_server_log.py", "test_broken_functions.py")
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """A server that writes down everything is slow: make test-engines and test-faults ask it."""
+    """What is slow, and not for every change, is for make test-engines and make test-faults."""
     is_wanted = os.environ.get("STEPQUOTA_RUNTIMES") or os.environ.get("STEPQUOTA_FAULTS")
-    return (not is_wanted and collection_path.name == "test_server_log.py") or None
+    return (not is_wanted and collection_path.name in _SELDOM) or None
 
 
 class Stage:

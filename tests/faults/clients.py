@@ -696,12 +696,12 @@ class Keeper(Client):
 NICENESS = 5
 
 # Starting an interpreter for each would take longer than all it does.
-_PROCESSES = multiprocessing.get_context("fork")
+PROCESSES = multiprocessing.get_context("fork")
 
 
 def start(client: type[Client], *arguments: Any) -> BaseProcess:
     """Start one in a process of its own."""
-    process = _PROCESSES.Process(target=_run, args=(client, arguments), daemon=True)
+    process = PROCESSES.Process(target=_run, args=(client, arguments), daemon=True)
     process.start()
     return process
 

@@ -56,6 +56,10 @@ BROKEN: dict[str, tuple[Callable[..., None], Breakage]] = {
         test_attempts.test_keys_of_others_open_nothing,
         ("_host_find_wait", "w.tenant = p_tenant and ", ""),
     ),
+    "a resumption that is found without its tenant": (
+        test_attempts.test_keys_of_others_open_nothing,
+        ("_lock_resumption", "r.tenant = p_tenant and ", ""),
+    ),
     "a table that operators may write": (
         test_attempts.test_nobody_makes_more_of_his_own_quota,
         (

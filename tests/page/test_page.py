@@ -290,6 +290,21 @@ def test_what_is_no_list_is_refused(client: Client, query: str) -> None:
     assert sign_in(client).get(f"/?{query}").status_code == 400
 
 
+def test_an_order_that_is_old_says_so(client: Client, stage: Stage) -> None:
+    sign_in(client)
+    assert "and their order, of" in text_of(client.get("/?sort=used"))
+    assert "tick() should look" not in client.get("/?sort=used").text
+    move = "update stepquota.tenant_summary_state set as_of = as_of + %s::interval returning true"
+    stage.one(move, "-20 minutes")
+    try:
+        old = text_of(client.get("/?sort=used"))
+        assert "of 20 minutes ago (tick() should look every few minutes)" in old
+        # By name it is of now.
+        assert "their order" not in text_of(client.get("/"))
+    finally:
+        stage.one(move, "20 minutes")
+
+
 # -- A tenant
 
 

@@ -436,9 +436,8 @@ $check_watch_seconds$;
 
 -- All that is due: waits whose time has come, alerts that could not be recorded at once, changes of
 -- shared prices, the scan, the ledger's partitions ahead, batches that were left open or are long
--- closed, the order of new events, samples of usage, the order of list_tenants, old events of Stripe, a part of reconciling and
--- purging. For any
--- scheduler, every minute or every five; safe to call at any time, also twice at once.
+-- closed, the order of new events, samples of usage, the order of list_tenants, old events of Stripe, a part
+-- of reconciling and purging. For any scheduler, every minute or every five; safe to call at any time, also twice at once.
 create or replace procedure stepquota.tick()
 language plpgsql
 as $tick$

@@ -18,7 +18,7 @@ help:
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
 	@echo 'make bench-stripe  measure the Stripe sync; BENCH=... as above'
-	@echo 'make dist   write the wheel, one SQL file for psql, and a PostgreSQL extension to dist/'
+	@echo 'make dist   write the wheel, one SQL file for psql, and PostgreSQL extensions to dist/'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
 
@@ -75,7 +75,7 @@ dist:
 	@rm -rf dist
 	@.venv/bin/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir=dist .
 	@.venv/bin/stepquota migrate --dump-sql > dist/stepquota.sql
-	@.venv/bin/python -m stepquota.extension dist/extension
+	@.venv/bin/python -m stepquota.extension dist
 	@ls dist dist/extension
 
 clean:

@@ -253,7 +253,10 @@ def adopt(
         )
     )
     if slow := sum(adoption.is_slow(plan) for plan in plans):
-        raise Problem(f"{slow} statements read a whole table", "make the indexes of --prepare")
+        raise Problem(
+            f"{output.plural(slow, 'statement')} should not read a whole table",
+            "make the indexes of --prepare",
+        )
 
 
 @app.command()

@@ -290,6 +290,7 @@ def _load_functions(connection: psycopg.Connection, description: Path | None) ->
                 line = text.count("\n", 0, position - 1) + 1
                 error.add_note(f"sql/{file.name}, line {line}")
                 raise
+        adoption.make_month_of_old_runs(connection, tables)
     return len(files)
 
 

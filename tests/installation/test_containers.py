@@ -170,6 +170,12 @@ def app(server: Server) -> Iterator[Database]:
             server.run(f"drop role if exists {role}")
 
 
+def as_role(url: str, role: str, **more: str) -> str:
+    """The URL for another login."""
+    parameters = {k: str(v) for k, v in conninfo_to_dict(url).items() if k != "password"}
+    return make_conninfo(**{**parameters, "user": role, **more})
+
+
 def environment(
     service: dict[str, Any], database: Database, secrets: dict[str, Path], **more: str
 ) -> dict[str, str]:
@@ -182,13 +188,11 @@ def environment(
     given = dict(service["environment"])
     wanted = conninfo_to_dict(given["DATABASE_URL"])
     assert (wanted["host"], wanted["dbname"]) == ("database", "app")
-    real = conninfo_to_dict(database.url)
     if wanted["user"] == "postgres":
         given["DATABASE_URL"] = database.url
         del given["PGPASSWORD"]
     else:
-        real.pop("password", None)
-        given["DATABASE_URL"] = make_conninfo(**{**real, "user": wanted["user"]})
+        given["DATABASE_URL"] = as_role(database.url, str(wanted["user"]))
     for name, value in given.items():
         if value.startswith("/run/secrets/"):
             given[name] = str(secrets[value.removeprefix("/run/secrets/")])
@@ -230,8 +234,7 @@ def test_the_services_run(app: Database, tmp_path: Path) -> None:
     assert owner == ("stepquota_owner",)
     assert jobs == [("quota_operator", "stepquota:tick"), ("quota_operator", "stepquota:watch")]
 
-    as_worker = {**conninfo_to_dict(app.url), "user": "quota_worker", "password": "w"}
-    with psycopg.connect(make_conninfo(**as_worker)) as connection:
+    with psycopg.connect(as_role(app.url, "quota_worker", password="w")) as connection:
         reserved = connection.execute("select allowed from stepquota.reserve_workflow_step('a')")
         assert reserved.fetchone() == (True,)
 

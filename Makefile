@@ -44,7 +44,7 @@ test-engines:
 	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
 	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
 	  tests/engines tests/conformance tests/adoption tests/acceptance \
-	  tests/security $(ON_ONE_SERVER)
+	  tests/security tests/docs/test_tutorial.py $(ON_ONE_SERVER)
 
 test-faults:
 	@sh scripts/make_venv test

@@ -54,8 +54,8 @@ from stepquota.errors import StepquotaError
 from stepquota.stripe_sync.api import EVENT_TYPES
 
 WIDTH = 80
-# What PostgreSQL prints in one line.
-_MAY_BE_LONG = ("ERROR:", "DETAIL:", "HINT:")
+# What PostgreSQL prints in one line, and what stepquota up does.
+_MAY_BE_LONG = ("ERROR:", "DETAIL:", "HINT:", "  DATABASE_URL='", "$ export DATABASE_URL='")
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _ERROR = re.compile(r"^(ERROR|FATAL|PANIC|invalid command|\\\w+: )", re.MULTILINE)
 _ROLE = re.compile(r"^create role (\w+)", re.MULTILINE)
@@ -133,7 +133,7 @@ NOT_RUN = {
 # Pages that another test runs as a whole.
 RUN_ELSEWHERE = {
     "docs/command-line.md": "tests/command/test_people.py, as a program in 80 columns",
-    "docs/tutorial.md": "tests/docs/test_tutorial.py, in three terminals",
+    "docs/tutorial.md": "tests/docs/test_tutorial.py, in three terminals; make test-engines",
 }
 _RUN_HERE = ("sql", "python", "sh")
 

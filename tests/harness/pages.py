@@ -235,11 +235,13 @@ class Terminal:
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         left: list[str] = []
         try:
             while (line := self.line(max(deadline - time.monotonic(), 0.01))) is not None:
                 left.append(line)
+        except queue.Empty as error:
+            raise AssertionError(f"it does not end: {''.join(left)}") from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -30,6 +30,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
 from harness.databases import Clock, Database, migrated_database
 from harness.pages import (
@@ -83,6 +84,13 @@ NOT_RUN = {
         "docker compose --profile stripe up --build --detach": "the same",
         "docker build --file Containerfile --tag stepquota .": "the same",
     },
+    "docs/how-to/run-without-pg-cron.md": {
+        "*/5 * * * * psql -X -q \"$DATABASE_URL\" -c 'call stepquota.tick()'": (
+            "it takes cron; the page makes the same calls"
+        ),
+        "[Service]": "it takes systemd; the same",
+        "apiVersion: batch/v1": "it takes Kubernetes; read as YAML below",
+    },
     "docs/integration.md": {
         'var sql = "select allowed from stepquota.reserve_workflow_step(?::text)";': (
             "there is no Java; its statement is tried below"
@@ -103,6 +111,11 @@ NOT_RUN = {
         ),
         "psql \"$DATABASE_URL\" -c 'call stepquota.watch()'": (
             "it goes on for a minute; tests/sql/watch calls it"
+        ),
+    },
+    "docs/reference/README.md": {
+        "STEPQUOTA_WRITE_DOCS=1 .venv/bin/python -m pytest tests/docs -k reference": (
+            "tests/docs/test_reference.py is what it runs"
         ),
     },
     "docs/performance.md": {
@@ -208,8 +221,8 @@ def pages_with(*languages: str, place: str = "") -> list[str]:
 # -- The examples
 
 
-# Of these the examples are about programs, and those are the newest server's.
-_ON_THE_NEWEST = "docs/how-to/"
+# The examples of these run programs, which takes longer and need not be done twice.
+_ON_THE_NEWEST = ("README.md", "docs/adoption.md", "docs/how-to/")
 _WITH_EXAMPLES = [name for name in PAGES if blocks_to_run(read_page(name))]
 
 
@@ -279,7 +292,9 @@ def test_every_block_is_run_or_has_a_reason() -> None:
                 unused.discard((name, block.first_line))
             elif block.place == FILE:
                 assert block.file, f"{where}: the text before it names no file"
-            elif name not in RUN_ELSEWHERE or block.language not in (*_RUN_HERE, "console"):
+            elif name in RUN_ELSEWHERE:
+                assert block.language in ("sql", "console") or block.place, where
+            else:
                 is_run = (
                     block in here
                     or block.place == "pg_cron"
@@ -312,6 +327,18 @@ def test_python_that_is_not_run_is_python_and_its_names_exist(name: str) -> None
                 elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "stepquota":
                     module = importlib.import_module("stepquota")
                     assert hasattr(module, node.attr), f"{where}: {node.attr}"
+
+
+def test_the_job_for_kubernetes_calls_what_there_is(database: Database) -> None:
+    (job,) = (
+        yaml.safe_load(block.text)
+        for block in read_page("docs/how-to/run-without-pg-cron.md").blocks
+        if block.language == "yaml"
+    )
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    *_, option, call = container["command"]
+    assert option == "-c"
+    database.run(call)
 
 
 def test_events_for_stripe_are_those_of_the_code() -> None:

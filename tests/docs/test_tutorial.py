@@ -26,7 +26,7 @@ from harness.pages import (
 
 NAME = "docs/tutorial.md"
 FIRST, SERVER, WORKER = "", "server", "worker"
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 # What is different each time.
 _MASKS = (

@@ -186,7 +186,7 @@ class Terminal:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-            # What runs in the background of a shell ignores Ctrl-C, and so would all that it starts.
+            # What a shell starts in the background ignores Ctrl-C, and so would all of this.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._lines: queue.Queue[str | None] = queue.Queue()

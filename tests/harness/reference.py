@@ -73,7 +73,7 @@ class Routine:
     @property
     def is_a_part(self) -> bool:
         """Whether only other functions and programs of stepquota call it."""
-        return bool(re.match(r"For (?!one\b|support\b)[^:.]*:", self.comment))
+        return bool(re.match(r"For (?!the owner:)[^:.]*:", self.comment))
 
     @property
     def errors(self) -> tuple[str, ...]:

@@ -820,8 +820,13 @@ _STATEMENT = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 ALL_ROWS = "all rows"
-# These read everything: for verify_all() and for months that are dropped.
-_READ_ALL = ("_host_count_all_steps", "_host_count_month_steps", "_host_list_violations")
+# These read everything: for verify_all(), for months that are dropped, and to confirm all quotas.
+_READ_ALL = (
+    "_host_count_all_steps",
+    "_host_count_month_steps",
+    "_host_list_tenants",
+    "_host_list_violations",
+)
 
 
 def explain(connection: psycopg.Connection[Any], tables: Tables, text: str) -> list[Plan]:

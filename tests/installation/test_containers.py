@@ -271,7 +271,8 @@ def test_the_databases_health_is_asked_as_it_says(server: Server) -> None:
     assert preloaded == [f"cron.database_name={database['environment']['POSTGRES_DB']}"]
     program, *options = database["healthcheck"]["test"][1:]
     host = conninfo_to_dict(server.superuser_url)
-    here = [f"--host={host['host']}" if o.startswith("--host") else o for o in options]
+    here = [o for o in options if not o.startswith("--host")]
+    here += [f"--host={host['host']}"] if "host" in host else []
     here += [f"--port={host['port']}"] if "port" in host else []
     assert program == "pg_isready"
     for arguments, status in ((here, 0), ([*here, "--port=1"], 2)):

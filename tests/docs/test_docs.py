@@ -574,6 +574,12 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in anchors, f"{name}: {path}#{anchor}"
 
 
+def test_the_index_has_every_page() -> None:
+    linked = {path for path, _ in _LINK.findall(read_page("docs/README.md").text)}
+    pages = {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")}
+    assert pages - linked == {"README.md"}
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_lines_fit_a_terminal(name: str) -> None:
     for number, line in enumerate(read_page(name).text.splitlines(), 1):

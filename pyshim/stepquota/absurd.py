@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, LiteralString, Self
-from weakref import WeakKeyDictionary
 
 import psycopg
 from absurd_sdk import (
@@ -138,7 +137,6 @@ class Quota:
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             database_url, min_size=1, max_size=connections, open=False
         )
-        self._metered: WeakKeyDictionary[Context, _Metered | _AsyncMetered] = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -184,9 +182,10 @@ class Quota:
         if isinstance(context, AsyncTaskContext):
             return self._execute_async(context, execution, execute)
         execution.enter()
-        self._metered[context] = _Metered(context, execution)
+        _Metered(context, execution)
         try:
             result = execute()
+            execution.end(has_failed=False)
         except (SuspendTask, FailedTask):
             raise
         except CancelledTask:
@@ -195,7 +194,6 @@ class Quota:
         except Exception:
             execution.end(has_failed=True)
             raise
-        execution.end(has_failed=False)
         return result
 
     async def _execute_async(
@@ -205,9 +203,10 @@ class Quota:
         execute: Callable[[], Awaitable[Any]],
     ) -> Any:
         await asyncio.to_thread(execution.enter)
-        self._metered[context] = _AsyncMetered(context, execution)
+        _AsyncMetered(context, execution)
         try:
             result = await execute()
+            await asyncio.to_thread(execution.end, has_failed=False)
         except (SuspendTask, FailedTask):
             raise
         except CancelledTask:
@@ -216,7 +215,6 @@ class Quota:
         except Exception:
             await asyncio.to_thread(execution.end, has_failed=True)
             raise
-        await asyncio.to_thread(execution.end, has_failed=False)
         return result
 
     def wait(
@@ -237,9 +235,7 @@ class Quota:
         Returns:
             What it was resolved with.
         """
-        metered = self._metered[context]
-        assert isinstance(metered, _Metered)
-        return metered.wait(name, wait_type, due_at)
+        return _metered(context).wait(name, wait_type, due_at)
 
     async def wait_async(
         self,
@@ -249,9 +245,7 @@ class Quota:
         due_at: datetime | None = None,
     ) -> Any:
         """The same in a coroutine."""
-        metered = self._metered[context]
-        assert isinstance(metered, _AsyncMetered)
-        return await metered.wait(name, wait_type, due_at)
+        return await _metered(context).wait(name, wait_type, due_at)
 
     def resume_tasks(self, worker: str = "absurd") -> None:
         """Take resumptions and emit the events that their tasks await; for ever.
@@ -373,6 +367,7 @@ class _Execution:
             SuspendTask: it was refused, and the task awaits its resumption.
             CancelledTask: the task was cancelled, here or there.
             FailedTask: another worker has the task.
+            ValueError: another task has this run, and has done this attempt.
         """
         for number in itertools.count():
             try:
@@ -382,6 +377,8 @@ class _Execution:
                     start = stepquota.start_workflow_step(
                         connection, *self._key, path, self._attempt, step_type
                     )
+                    if start.outcome == "already_finished":
+                        raise ValueError(f"run {self._run.run_id} has two tasks: both do {path}")
                     is_refused = start.outcome in ("quota_paused", "held")
                     if is_refused:
                         name = f"{_PREFIX}:{start.wait_id}:{number}"
@@ -523,8 +520,7 @@ class _Metered:
         self._begin_step = context.begin_step
         self._await_event = context.await_event
         self._sleep_until = context.sleep_until
-        for name in _METHODS:
-            setattr(context, name, getattr(self, name))
+        _put_into(context, self)
 
     def begin_step(self, name: str) -> StepHandle:
         handle = self._begin_step(name)
@@ -587,8 +583,7 @@ class _AsyncMetered:
         self._begin_step = context.begin_step
         self._await_event = context.await_event
         self._sleep_until = context.sleep_until
-        for name in _METHODS:
-            setattr(context, name, getattr(self, name))
+        _put_into(context, self)
 
     async def begin_step(self, name: str) -> StepHandle:
         handle = await self._begin_step(name)
@@ -646,7 +641,16 @@ class _AsyncMetered:
             await asyncio.to_thread(self._execution.leave_wait, path, entered)
 
 
-_METHODS = ("begin_step", "complete_step", "await_event", "sleep_until")
+def _put_into(context: Context, metered: _Metered | _AsyncMetered) -> None:
+    # step() and sleep_for() call these.
+    for name in ("begin_step", "complete_step", "await_event", "sleep_until"):
+        setattr(context, name, getattr(metered, name))
+    context.__dict__["stepquota"] = metered
+
+
+def _metered(context: Context) -> Any:
+    assert "stepquota" in context.__dict__, "the task is not metered"
+    return context.__dict__["stepquota"]
 
 
 @contextlib.contextmanager

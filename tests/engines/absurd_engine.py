@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import psycopg
-from absurd_sdk import Absurd, TaskContext
+from absurd_sdk import Absurd, AsyncAbsurd, AsyncTaskContext, TaskContext
+from absurd_sdk import TimeoutError as TimedOut
 from absurdctl import BUNDLED_SCHEMA_SQL
 
 import stepquota
@@ -64,6 +67,42 @@ def make_app(database_url: str, quota: Quota) -> Absurd:
     return app
 
 
+def make_async_app(database_url: str, quota: Quota) -> AsyncAbsurd:
+    app = AsyncAbsurd(database_url, hooks=quota.hooks)
+
+    @app.register_task("script", default_max_attempts=40)
+    async def script(nodes: list[dict[str, Any]], context: AsyncTaskContext) -> None:
+        for node in read_script(nodes):
+            if isinstance(node, Work):
+                await work(context, node)
+            elif isinstance(node, ForEach):
+                await context.step(node.path, nothing)
+                for path in node.item_paths:
+                    await work(context, Work(path))
+            else:
+                assert isinstance(node, Event)
+                await quota.wait_async(context, node.path)
+
+    async def nothing() -> None:
+        pass
+
+    async def work(context: AsyncTaskContext, node: Work) -> None:
+        run_id, attempt = str(context.headers["run_id"]), context._task["attempt"]
+        given = (database_url, run_id, node.path, attempt, node.failures)
+        await context.step(node.path, lambda: asyncio.to_thread(perform, *given))
+
+    return app
+
+
+def run_async_worker(database_url: str) -> None:
+    with Quota(database_url) as quota:
+        app = make_async_app(database_url, quota)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        threading.Thread(target=quota.resume_tasks, daemon=True).start()
+        work = app.start_worker(claim_timeout=CLAIM_SECONDS, concurrency=4, poll_interval=0.1)
+        asyncio.run(work)
+
+
 def run_worker(database_url: str) -> None:
     with Quota(database_url) as quota:
         app = make_app(database_url, quota)
@@ -72,9 +111,54 @@ def run_worker(database_url: str) -> None:
         app.start_worker(claim_timeout=CLAIM_SECONDS, concurrency=4, poll_interval=0.1)
 
 
+def make_odd_app(database_url: str, quota: Quota) -> Absurd:
+    """Tasks that do what the kit's scripts do not."""
+    app = Absurd(database_url, hooks=quota.hooks)
+
+    @app.register_task("waits")
+    def waits(given: dict[str, Any], context: TaskContext) -> Any:
+        context.step("before", lambda: None)
+        payload = context.await_event(given["event"], timeout=given.get("timeout"))
+        context.sleep_for("nap", 0.5)
+        context.step("after", lambda: None)
+        return payload
+
+    @app.register_task("times out")
+    def times_out(given: None, context: TaskContext) -> str:
+        try:
+            context.await_event("never", timeout=1)
+        except TimedOut:
+            return "timed out"
+        return "came"
+
+    @app.register_task("limited", default_cancellation={"max_duration": 3600})
+    def limited(given: None, context: TaskContext) -> None:
+        context.step("never", lambda: None)
+
+    @app.register_task("stays", default_max_attempts=1)
+    def stays(given: None, context: TaskContext) -> None:
+        context.step("stays", lambda: time.sleep(60))
+
+    @app.register_task("repeats")
+    def repeats(given: None, context: TaskContext) -> None:
+        for _ in range(3):
+            context.step("again", lambda: None)
+
+    return app
+
+
+def run_odd_worker(database_url: str) -> None:
+    with Quota(database_url) as quota:
+        app = make_odd_app(database_url, quota)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        threading.Thread(target=quota.resume_tasks, daemon=True).start()
+        app.start_worker(claim_timeout=2, concurrency=2, poll_interval=0.1)
+
+
 class AbsurdAdapter:
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, program: Callable[[str], None] = run_worker) -> None:
         self._database_url = database_url
+        self._program = program
         install(database_url)
         self._connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
         self._quota = Quota(database_url).__enter__()
@@ -86,7 +170,7 @@ class AbsurdAdapter:
         self._connection.close()
 
     def start_worker(self) -> Worker:
-        return WorkerProcess(run_worker, self._database_url)
+        return WorkerProcess(self._program, self._database_url)
 
     def start_run(self, tenant: str, run_id: str, script: Script) -> None:
         self._app.spawn(

@@ -1,13 +1,26 @@
-"""The conformance kit on Absurd, 200 tasks at once, and what asking costs."""
+"""The conformance kit on Absurd, 200 tasks at once, its own waits, and what asking costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import psycopg
 import pytest
+from absurd_sdk import Absurd
 
-from engines.absurd_engine import AbsurdAdapter
-from stepquota.testing import Conformance
+import stepquota
+from engines.absurd_engine import (
+    AbsurdAdapter,
+    install,
+    make_odd_app,
+    run_async_worker,
+    run_odd_worker,
+)
+from engines.many import run_dry_and_go_on
+from stepquota.absurd import Quota, TimeLimited
+from stepquota.testing import Conformance, WorkerProcess
 
 
 @pytest.fixture
@@ -19,3 +32,171 @@ def adapter(database_url: str) -> Iterator[AbsurdAdapter]:
 
 class TestAbsurd(Conformance):
     patience_seconds = 60.0
+
+
+class TestAsyncAbsurd(Conformance):
+    patience_seconds = 60.0
+
+    @pytest.fixture
+    def adapter(self, database_url: str) -> Iterator[AbsurdAdapter]:
+        adapter = AbsurdAdapter(database_url, run_async_worker)
+        yield adapter
+        adapter.close()
+
+
+def test_two_hundred_tasks(adapter: AbsurdAdapter, database_url: str) -> None:
+    run_dry_and_go_on(adapter, database_url)
+
+
+class Odd:
+    """Tasks of ``make_odd_app``, spawned from here and carried out by a worker process."""
+
+    def __init__(self, database_url: str):
+        install(database_url)
+        self.url = database_url
+        self.connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
+        self.quota = Quota(database_url).__enter__()
+        self.app: Absurd = make_odd_app(database_url, self.quota)
+        self.worker = WorkerProcess(run_odd_worker, database_url)
+
+    def close(self) -> None:
+        self.worker.stop()
+        self.app.close()
+        self.quota.__exit__(None, None, None)
+        self.connection.close()
+
+    def set_limit(self, limit: int) -> None:
+        stepquota.set_tier_limit(self.connection, "odd", limit)
+        stepquota.set_tenant_plan(self.connection, "acme", "odd")
+
+    def spawn(self, task: str, params: Any = None) -> str:
+        return self.app.spawn(task, params, headers={"tenant": "acme"})["task_id"]
+
+    def run(self, task_id: str) -> str | None:
+        """The status of the task's run."""
+        row = self.connection.execute(
+            "select status from stepquota.workflow_runs where tenant = 'acme' and run_id = %s",
+            [str(task_id)],
+        ).fetchone()
+        return row[0] if row else None
+
+    def ledger(self) -> list[tuple[Any, ...]]:
+        return self.connection.execute(
+            "select node_path, attempt, step_type, status from stepquota.workflow_run_steps"
+            " where tenant = 'acme' order by started_at"
+        ).fetchall()
+
+    def state(self, task_id: str) -> str:
+        snapshot = self.app.fetch_task_result(task_id)
+        assert snapshot
+        return snapshot.state
+
+
+def until(is_so: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def odd(database_url: str) -> Iterator[Odd]:
+    odd = Odd(database_url)
+    odd.set_limit(100)
+    yield odd
+    odd.close()
+
+
+def test_events_and_sleep_of_absurd_count_once(odd: Odd) -> None:
+    odd.set_limit(1)
+    task = odd.spawn("waits", {"event": "paid"})
+    # The wait itself is refused at first.
+    until(lambda: odd.run(task) == "WAITING")
+    assert [step[0] for step in odd.ledger()] == ["before"]
+    odd.set_limit(3)
+    until(lambda: odd.run(task) == "WAITING" and len(odd.ledger()) == 2)
+    odd.app.emit_event("paid", {"amount": 17})
+    # It sleeps, and then its last step is refused.
+    until(lambda: len(odd.ledger()) == 3)
+    until(lambda: stepquota.workflow_run_quota_pause(odd.connection, "acme", task) is not None)
+    odd.set_limit(100)
+    until(lambda: odd.state(task) == "completed")
+    assert odd.app.fetch_task_result(task).result == {"amount": 17}  # type: ignore[union-attr]
+    assert odd.ledger() == [
+        ("before", 1, "action", "SUCCEEDED"),
+        ("$awaitEvent:paid", 1, "event", "SUCCEEDED"),
+        ("nap", 1, "time", "SUCCEEDED"),
+        ("after", 1, "action", "SUCCEEDED"),
+    ]
+    until(lambda: odd.run(task) == "SUCCEEDED")
+    assert stepquota.verify_all(odd.connection) == ()
+
+
+def test_an_event_that_times_out_is_a_wait_that_ended(odd: Odd) -> None:
+    task = odd.spawn("times out")
+    until(lambda: odd.state(task) == "completed")
+    assert odd.app.fetch_task_result(task).result == "timed out"  # type: ignore[union-attr]
+    assert odd.ledger() == [("$awaitEvent:never", 1, "event", "SUCCEEDED")]
+
+
+def test_repeated_names_are_numbered_as_absurd_does(odd: Odd) -> None:
+    task = odd.spawn("repeats")
+    until(lambda: odd.state(task) == "completed")
+    assert [step[0] for step in odd.ledger()] == ["again", "again#2", "again#3"]
+
+
+def test_a_task_with_a_time_limit_is_refused(odd: Odd) -> None:
+    """Absurd would cancel it by it while it is paused."""
+    with pytest.raises(TimeLimited):
+        odd.app.spawn(
+            "repeats", None, headers={"tenant": "acme"}, cancellation={"max_duration": 60}
+        )
+    # By the task's own default it is seen when it begins.
+    task = odd.spawn("limited")
+    query = "select failure_reason ->> 'name' from absurd.r_default where task_id = %s"
+    until(lambda: odd.connection.execute(query, [task]).fetchone() == ("TimeLimited",))
+    assert odd.ledger() == []
+    # Nobody's tasks may have one.
+    other = odd.app.spawn("repeats", None, cancellation={"max_duration": 60})["task_id"]
+    until(lambda: odd.state(other) == "completed")
+    assert odd.ledger() == []
+
+
+def test_runs_of_tasks_that_absurd_ended_alone_are_ended(odd: Odd) -> None:
+    dead = odd.spawn("stays")
+    until(lambda: len(odd.ledger()) == 1)
+    odd.worker.kill()
+    odd.worker = WorkerProcess(run_odd_worker, odd.url)
+    until(lambda: odd.state(dead) == "failed")
+    odd.set_limit(1)
+    paused = odd.spawn("repeats")
+    until(lambda: odd.run(paused) == "WAITING")
+    odd.app.cancel_task(paused)
+    assert [odd.run(task) for task in (dead, paused)] == ["RUNNING", "WAITING"]
+    odd.quota.end_runs()
+    assert [odd.run(task) for task in (dead, paused)] == ["FAILED", "CANCELED"]
+    assert odd.ledger() == [("stays", 1, "action", "FAILED")]
+    odd.quota.end_runs()
+    assert stepquota.verify_all(odd.connection) == ()
+
+
+def test_a_run_that_is_cancelled_cancels_its_task(odd: Odd) -> None:
+    odd.set_limit(1)
+    task = odd.spawn("repeats")
+    until(lambda: odd.run(task) == "WAITING")
+    odd.worker.kill()
+    stepquota.cancel_workflow_run(odd.connection, "acme", task)
+    odd.connection.execute("update absurd.r_default set available_at = now()")
+    odd.worker = WorkerProcess(run_odd_worker, odd.url)
+    until(lambda: odd.state(task) == "cancelled")
+    assert len(odd.ledger()) == 1
+
+
+def test_two_tasks_of_one_run_are_refused(odd: Odd) -> None:
+    headers: dict[str, Any] = {"tenant": "acme", "run_id": "r"}
+    first = odd.app.spawn("repeats", None, headers=headers)["task_id"]
+    until(lambda: odd.state(first) == "completed")
+    second = odd.app.spawn("repeats", None, headers=headers, max_attempts=1)["task_id"]
+    until(lambda: odd.state(second) == "failed")
+    assert "has two tasks" in str(odd.app.fetch_task_result(second).failure)  # type: ignore[union-attr]
+    assert len(odd.ledger()) == 3

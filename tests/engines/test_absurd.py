@@ -18,7 +18,7 @@ from engines.absurd_engine import (
     run_async_worker,
     run_odd_worker,
 )
-from engines.many import run_dry_and_go_on
+from engines.many import Tell, run_dry_and_go_on, survive_kills
 from stepquota.absurd import Quota, TimeLimited
 from stepquota.testing import Conformance, WorkerProcess
 
@@ -44,8 +44,12 @@ class TestAsyncAbsurd(Conformance):
         adapter.close()
 
 
-def test_two_hundred_tasks(adapter: AbsurdAdapter, database_url: str) -> None:
-    run_dry_and_go_on(adapter, database_url)
+def test_two_hundred_tasks(tell: Tell, adapter: AbsurdAdapter, database_url: str) -> None:
+    run_dry_and_go_on(tell, "Absurd", adapter, database_url)
+
+
+def test_killed_workers_and_failures(tell: Tell, adapter: AbsurdAdapter, database_url: str) -> None:
+    survive_kills(tell, "Absurd", adapter, database_url)
 
 
 class Odd:

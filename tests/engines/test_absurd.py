@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from absurd_sdk import Absurd
+from absurd_sdk import Absurd, TaskContext
 
 import stepquota
 from engines.absurd_engine import (
@@ -18,7 +18,7 @@ from engines.absurd_engine import (
     run_async_worker,
     run_odd_worker,
 )
-from engines.many import Tell, run_dry_and_go_on, survive_kills
+from engines.many import Tell, report, run_dry_and_go_on, survive_kills
 from stepquota.absurd import Quota, TimeLimited
 from stepquota.testing import Conformance, WorkerProcess
 
@@ -204,3 +204,31 @@ def test_two_tasks_of_one_run_are_refused(odd: Odd) -> None:
     until(lambda: odd.state(second) == "failed")
     assert "has two tasks" in str(odd.app.fetch_task_result(second).failure)  # type: ignore[union-attr]
     assert len(odd.ledger()) == 3
+
+
+def test_what_it_costs(tell: Tell, database_url: str) -> None:
+    install(database_url)
+    with Quota(database_url) as quota:
+        without = durations(database_url, quota, {})
+        report(tell, "Absurd", without, durations(database_url, quota, {"tenant": "acme"}))
+
+
+def durations(database_url: str, quota: Quota, headers: dict[str, Any]) -> list[float]:
+    """Seconds of each of the 300 steps of a task."""
+    seconds: list[float] = []
+    app = Absurd(database_url, hooks=quota.hooks)
+
+    @app.register_task("measured")
+    def measured(given: None, context: TaskContext) -> None:
+        for number in range(300):
+            before = time.perf_counter()
+            context.step(f"step {number}", lambda: None)
+            seconds.append(time.perf_counter() - before)
+
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        stepquota.set_tier_limit(connection, "solo", 100000)
+    app.spawn("measured", None, headers=headers)
+    app.work_batch()
+    app.close()
+    assert len(seconds) == 300
+    return seconds

@@ -137,6 +137,7 @@ class Quota:
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             database_url, min_size=1, max_size=connections, open=False
         )
+        self._loops: set[stepquota.Resumptions] = set()
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -148,6 +149,8 @@ class Quota:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for loop in self._loops:
+            loop.stop()
         self._pool.close()
 
     @property
@@ -248,7 +251,7 @@ class Quota:
         return await _metered(context).wait(name, wait_type, due_at)
 
     def resume_tasks(self, worker: str = "absurd") -> None:
-        """Take resumptions and emit the events that their tasks await; for ever.
+        """Take resumptions and emit the events that their tasks await, until the quota is closed.
 
         Run it in a thread, or in a small process of its own. One for a queue is enough.
 
@@ -258,6 +261,7 @@ class Quota:
         with stepquota.resumptions(
             self._database_url, worker, runtime=self._runtime, max_runs=100
         ) as loop:
+            self._loops.add(loop)
             for resumption in loop:
                 try:
                     self._resume(resumption)

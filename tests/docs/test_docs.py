@@ -250,7 +250,7 @@ def test_no_block_is_left_unrun() -> None:
 
 def test_there_are_examples_to_run() -> None:
     assert {"README.md", "docs/integration.md", "docs/operations.md"} <= set(pages_with("sql"))
-    assert pages_with("python") == ["docs/events.md", "docs/integration.md"]
+    assert pages_with("python") == ["docs/absurd.md", "docs/events.md", "docs/integration.md"]
     assert pages_with("sql", place="pg_cron") == ["docs/operations.md"]
 
 
@@ -428,6 +428,7 @@ def test_functions_that_are_named_exist(database: Database) -> None:
     known = {row[0] for row in rows} | {"now", "sql"}  # a setting, and a file
     # What is Python's alone.
     modules = {
+        "absurd",
         "aio",
         "dbos",
         "errors",

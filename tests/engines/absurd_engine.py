@@ -139,6 +139,19 @@ def make_odd_app(database_url: str, quota: Quota) -> Absurd:
     def stays(given: None, context: TaskContext) -> None:
         context.step("stays", lambda: time.sleep(60))
 
+    @app.register_task("loses its claim")
+    def loses_its_claim(given: None, context: TaskContext) -> None:
+        context.step("a", lambda: None)
+        is_first = context._task["attempt"] == 1
+        if is_first:
+            time.sleep(3)
+        context.step("b", lambda: time.sleep(0 if is_first else 1.7))
+
+    @app.register_task("is told")
+    def is_told(given: None, context: TaskContext) -> Any:
+        context.step("before", lambda: None)
+        return quota.wait(context, "told")
+
     @app.register_task("repeats")
     def repeats(given: None, context: TaskContext) -> None:
         for _ in range(3):

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from absurd_sdk import Absurd, TaskContext
+from absurd_sdk import Absurd, RetryStrategy, TaskContext
 
 import stepquota
 from engines.absurd_engine import (
@@ -20,6 +20,7 @@ from engines.absurd_engine import (
 )
 from engines.many import Tell, report, run_dry_and_go_on, survive_kills
 from stepquota.absurd import Quota, TimeLimited
+from stepquota.results import WorkflowRunResumption
 from stepquota.testing import Conformance, WorkerProcess
 
 
@@ -74,7 +75,9 @@ class Odd:
         stepquota.set_tenant_plan(self.connection, "acme", "odd")
 
     def spawn(self, task: str, params: Any = None) -> str:
-        return self.app.spawn(task, params, headers={"tenant": "acme"})["task_id"]
+        at_once: RetryStrategy = {"kind": "fixed", "base_seconds": 0}
+        spawned = self.app.spawn(task, params, headers={"tenant": "acme"}, retry_strategy=at_once)
+        return spawned["task_id"]
 
     def run(self, task_id: str) -> str | None:
         """The status of the task's run."""
@@ -94,6 +97,12 @@ class Odd:
         snapshot = self.app.fetch_task_result(task_id)
         assert snapshot
         return snapshot.state
+
+    def claim(self) -> WorkflowRunResumption:
+        (resumption,) = stepquota.claim_workflow_run_resumptions(
+            self.connection, "test", runtime="absurd default"
+        )
+        return resumption
 
 
 def until(is_so: Callable[[], bool], seconds: float = 40) -> None:
@@ -196,6 +205,12 @@ def test_a_run_that_is_cancelled_cancels_its_task(odd: Odd) -> None:
     assert len(odd.ledger()) == 1
 
 
+def test_a_worker_that_lost_its_claim_starts_nothing(odd: Odd) -> None:
+    task = odd.spawn("loses its claim")
+    until(lambda: odd.state(task) == "completed")
+    assert [step[:2] for step in odd.ledger()] == [("a", 1), ("b", 2)]
+
+
 def test_two_tasks_of_one_run_are_refused(odd: Odd) -> None:
     headers: dict[str, Any] = {"tenant": "acme", "run_id": "r"}
     first = odd.app.spawn("repeats", None, headers=headers)["task_id"]
@@ -204,6 +219,56 @@ def test_two_tasks_of_one_run_are_refused(odd: Odd) -> None:
     until(lambda: odd.state(second) == "failed")
     assert "has two tasks" in str(odd.app.fetch_task_result(second).failure)  # type: ignore[union-attr]
     assert len(odd.ledger()) == 3
+
+
+@pytest.fixture
+def alone(odd: Odd) -> Odd:
+    """Without the worker: tasks are carried out, and resumptions taken, by the test itself."""
+    odd.worker.kill()
+    return odd
+
+
+def test_a_step_may_be_refused_again(alone: Odd) -> None:
+    alone.set_limit(1)
+    task = alone.spawn("repeats")
+    alone.app.work_batch()
+    for limit in (2, 3):
+        alone.set_limit(limit)
+        resumption = alone.claim()
+        # Somebody else is faster.
+        assert stepquota.reserve_workflow_step(alone.connection, "acme").allowed
+        alone.quota._resume(resumption)
+        assert alone.state(task) == "pending"
+        alone.app.work_batch()
+        assert alone.state(task) == "sleeping"
+    alone.set_limit(100)
+    alone.quota._resume(alone.claim())
+    alone.app.work_batch()
+    assert alone.state(task) == "completed"
+    assert [step[:2] for step in alone.ledger()] == [("again", 1), ("again#2", 1), ("again#3", 1)]
+
+
+def test_a_resumption_that_comes_late_wakes_nobody(alone: Odd) -> None:
+    """The task has gone on meanwhile, and waits at the same place for something else."""
+    alone.set_limit(1)
+    task = alone.spawn("is told")
+    alone.app.work_batch()
+    alone.set_limit(100)
+    late = alone.claim()
+    alone.connection.execute("update absurd.r_default set state = 'pending', available_at = now()")
+    alone.app.work_batch()
+    assert [step[0] for step in alone.ledger()] == ["before", "told"]
+    alone.quota._resume(late)
+    alone.app.work_batch()
+    assert alone.state(task) == "sleeping"
+    (wait,) = alone.connection.execute(
+        "select wait_id from stepquota.workflow_run_waits where status = 'WAITING'"
+    ).fetchall()
+    stepquota.resolve_workflow_run_wait(alone.connection, "acme", wait[0], "now")
+    alone.quota._resume(alone.claim())
+    alone.app.work_batch()
+    assert alone.app.fetch_task_result(task).result == "now"  # type: ignore[union-attr]
+    assert alone.run(task) == "SUCCEEDED"
 
 
 def test_what_it_costs(tell: Tell, database_url: str) -> None:

@@ -38,6 +38,27 @@ class Calls(NamedTuple):
     transactions: int
 
 
+def track_functions(database_url: str) -> None:
+    """Have the calls of those counted who connect from now on."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f'alter database "{name}" set track_functions = pl'.encode())
+
+
+def check_silence(tell: Tell, engine: str, count: int, idle: Calls, paused: Calls) -> None:
+    """Nothing was called for paused runs that is not called where there are none."""
+    tell(
+        f"{engine}: {count} runs are paused; in {WATCHED_SECONDS:.0f} seconds"
+        f" {paused.transactions} transactions, with no runs at all {idle.transactions}; "
+        f"{paused.functions['claim_workflow_run_resumptions']} claims, "
+        f"{paused.functions['start_workflow_step']} starts"
+    )
+    assert paused.functions["claim_workflow_run_resumptions"] > 0
+    assert set(paused.functions) <= set(idle.functions), "somebody asks for paused runs"
+    louder = paused.functions - idle.functions
+    assert all(more <= 5 for more in louder.values()), louder
+
+
 def watch(database_url: str) -> Calls:
     """What the database does from now on, for WATCHED_SECONDS."""
     time.sleep(FLUSH_SECONDS)
@@ -65,9 +86,7 @@ def run_dry_and_go_on(
     tell: Tell, engine: str, adapter: Adapter, database_url: str, patience_seconds: float = 180.0
 ) -> None:
     """A tenant runs dry in the middle of 200 runs: all pause in silence, and all complete once."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        name = connection.info.dbname
-        connection.execute(f'alter database "{name}" set track_functions = pl'.encode())
+    track_functions(database_url)
     limit = RUNS
     names = [f"r{number}" for number in range(RUNS)]
     with closing(Bench(adapter, database_url, patience_seconds)) as bench:
@@ -84,16 +103,7 @@ def run_dry_and_go_on(
         bench.until_paused(*paused)
         assert {adapter.state(TENANT, name) for name in paused} == {"open"}
 
-        silent = watch(database_url)
-        tell(
-            f"{engine}: {len(paused)} of {RUNS} runs are paused; in {WATCHED_SECONDS:.0f} seconds"
-            f" {silent.transactions} transactions, with no runs at all {idle.transactions}; "
-            f"{silent.functions['claim_workflow_run_resumptions']} claims, "
-            f"{silent.functions['start_workflow_step']} starts"
-        )
-        louder = silent.functions - idle.functions
-        assert set(silent.functions) <= set(idle.functions), "somebody asks for paused runs"
-        assert all(more <= 5 for more in louder.values()), louder
+        check_silence(tell, engine, len(paused), idle, watch(database_url))
         bench.check_counted(limit)
 
         bench.set_limit(10 * RUNS)

@@ -255,7 +255,9 @@ def test_a_resumption_that_comes_late_wakes_nobody(alone: Odd) -> None:
     alone.app.work_batch()
     alone.set_limit(100)
     late = alone.claim()
-    alone.connection.execute("update absurd.r_default set state = 'pending', available_at = now()")
+    alone.connection.execute(
+        "update absurd.r_default set state = 'pending', available_at = now(), wake_event = null"
+    )
     alone.app.work_batch()
     assert [step[0] for step in alone.ledger()] == ["before", "told"]
     alone.quota._resume(late)

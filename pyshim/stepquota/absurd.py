@@ -399,7 +399,7 @@ class _Execution:
                 return
             if is_asleep:
                 raise SuspendTask
-            # It was awake already from this wait: await it under another name.
+            # Somebody else had emitted the event: it is taken back, and the step asks again.
 
     def finish(self, path: str, value: Any) -> None:
         """Write the step's checkpoint, and finish the step with it."""
@@ -487,8 +487,12 @@ class _Execution:
             connection.execute(_HOLD_CLAIM, given)
 
     def _await(self, connection: psycopg.Connection[Any], path: str, name: str) -> bool:
-        given = [self._queue, self._task_id, self._absurd_run_id, name, self.name_event(path)]
-        return _rows(connection, _AWAIT, given) == [(True,)]
+        event = self.name_event(path)
+        given = [self._queue, self._task_id, self._absurd_run_id, name, event]
+        is_asleep = _rows(connection, _AWAIT, given) == [(True,)]
+        if not is_asleep:
+            connection.execute(_on(self._queue, _UNEMIT), [event])
+        return is_asleep
 
     def _save_open(self, connection: psycopg.Connection[Any], paths: list[str]) -> None:
         whose = {"tenant": self._run.tenant, "run_id": self._run.run_id}

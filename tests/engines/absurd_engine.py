@@ -147,6 +147,11 @@ def make_odd_app(database_url: str, quota: Quota) -> Absurd:
             time.sleep(3)
         context.step("b", lambda: time.sleep(0 if is_first else 1.7))
 
+    @app.register_task("is slow")
+    def is_slow(given: None, context: TaskContext) -> None:
+        context.step("a", lambda: time.sleep(1.5))
+        context.step("b", lambda: None)
+
     @app.register_task("is told")
     def is_told(given: None, context: TaskContext) -> Any:
         context.step("before", lambda: None)

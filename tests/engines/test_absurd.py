@@ -211,6 +211,14 @@ def test_a_worker_that_lost_its_claim_starts_nothing(odd: Odd) -> None:
     assert [step[:2] for step in odd.ledger()] == [("a", 1), ("b", 2)]
 
 
+def test_a_task_that_is_cancelled_at_work_cancels_its_run(odd: Odd) -> None:
+    task = odd.spawn("is slow")
+    until(lambda: len(odd.ledger()) == 1)
+    odd.app.cancel_task(task)
+    until(lambda: odd.run(task) == "CANCELED")
+    assert odd.ledger() == [("a", 1, "action", "CANCELED")]
+
+
 def test_two_tasks_of_one_run_are_refused(odd: Odd) -> None:
     headers: dict[str, Any] = {"tenant": "acme", "run_id": "r"}
     first = odd.app.spawn("repeats", None, headers=headers)["task_id"]
@@ -246,6 +254,29 @@ def test_a_step_may_be_refused_again(alone: Odd) -> None:
     alone.app.work_batch()
     assert alone.state(task) == "completed"
     assert [step[:2] for step in alone.ledger()] == [("again", 1), ("again#2", 1), ("again#3", 1)]
+
+
+def test_an_event_that_a_stranger_emitted_wakes_once(alone: Odd) -> None:
+    alone.set_limit(1)
+    task = alone.spawn("repeats")
+    alone.app.emit_event(f'stepquota:["acme", "{task}", "again#2"]')
+    for _ in range(2):
+        alone.app.work_batch()
+        assert alone.state(task) == "sleeping"
+        assert [step[0] for step in alone.ledger()] == ["again"]
+        alone.app.emit_event(f'stepquota:["acme", "{task}", "again#2"]')
+        assert alone.state(task) == "pending"
+
+
+def test_a_wait_that_was_refused_waits_when_it_is_resumed(alone: Odd) -> None:
+    alone.set_limit(1)
+    task = alone.spawn("is told")
+    alone.app.work_batch()
+    alone.set_limit(100)
+    alone.quota._resume(alone.claim())
+    alone.app.work_batch()
+    assert [step[0] for step in alone.ledger()] == ["before", "told"]
+    assert (alone.state(task), alone.run(task)) == ("sleeping", "WAITING")
 
 
 def test_a_resumption_that_comes_late_wakes_nobody(alone: Odd) -> None:

@@ -351,6 +351,7 @@ class _Execution:
                 connection.execute(_CANCEL, [self._queue, self._task_id])
             elif self._is_first:
                 self._save_open(connection, [])
+        self._is_first = False
         if status == "CANCELED":
             raise CancelledTask
 

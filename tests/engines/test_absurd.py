@@ -205,6 +205,22 @@ def test_a_run_that_is_cancelled_cancels_its_task(odd: Odd) -> None:
     assert len(odd.ledger()) == 1
 
 
+def test_waiting_for_a_unit_costs_no_claim(odd: Odd) -> None:
+    first = odd.spawn("repeats")
+    until(lambda: odd.state(first) == "completed")
+    with psycopg.connect(odd.url) as holder:
+        holder.execute("select from stepquota.workflow_step_usage_lanes for update")
+        second = odd.spawn("repeats")
+        waiting = "select from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+        pid = holder.info.backend_pid
+        until(lambda: odd.connection.execute(waiting, [pid]).rowcount == 1)
+        # Claims are for two seconds.
+        time.sleep(4)
+        holder.rollback()
+    until(lambda: odd.state(second) == "completed")
+    assert {step[1] for step in odd.ledger()} == {1}
+
+
 def test_a_worker_that_lost_its_claim_starts_nothing(odd: Odd) -> None:
     task = odd.spawn("loses its claim")
     until(lambda: odd.state(task) == "completed")

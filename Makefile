@@ -36,6 +36,8 @@ ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/installation/tes
 # What make test runs on one server only, beside whole folders.
 ON_ONE_SERVER = tests/installation/test_hostile_places.py tests/installation/test_interrupted.py \
   tests/installation/test_releases_beside.py
+# What talks with a server, which may have another language.
+SPEAKING = tests/shim tests/command tests/installation/test_migrate.py tests/installation/test_uninstall.py
 test-engines:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
@@ -44,11 +46,13 @@ test-engines:
 	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
 	  tests/engines tests/conformance tests/adoption tests/acceptance \
 	  tests/security $(ON_ONE_SERVER)
+	@STEPQUOTA_TEST_LANGUAGE=de_DE .venv/bin/python -m pytest -n 2 --dist loadgroup -k postgres15 $(SPEAKING)
 
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
+	  tests/security/test_server_log.py tests/security/test_broken_functions.py \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
 test-monitoring:

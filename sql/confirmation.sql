@@ -13,7 +13,7 @@
 --
 -- No sooner than half of the staleness after the last time, and seldom enough that comparing takes a
 -- fifth of one processor at most; where it takes longer than the staleness, it confirms nothing.
--- At most 20,000 are marked by one call. Where there are more, nothing is confirmed yet, and the next call may
+-- At most 100,000 are marked by one call. Where there are more, nothing is confirmed yet, and the next call may
 -- go on at once.
 -- Locks: the scan_state row, quota rows and the policy row, each without waiting: who changes the policy
 -- holds that row and waits for quota rows.
@@ -30,7 +30,7 @@ declare
   v_began timestamptz := clock_timestamp();
   v_took interval;
   v_staleness interval;
-  v_most constant integer := 20000;
+  v_most constant integer := 100000;
   v_edited record;
   v_seen integer := 0;
   v_marked bigint := 0;

@@ -94,12 +94,13 @@ class BenchServer:
         return self.local.folder / "s"
 
     @contextmanager
-    def database(self, name: str) -> Iterator[Database]:
-        """A new database, watched as in production, and dropped at the end."""
+    def database(self, name: str, is_watched: bool = True) -> Iterator[Database]:
+        """A new database, dropped at the end; watched, as in production, unless told otherwise."""
         self._run(f"create database {name} template {_TEMPLATE}")
         try:
             database = Database(name, self)
-            threading.Thread(target=_watch, args=[database], daemon=True).start()
+            if is_watched:
+                threading.Thread(target=_watch, args=[database], daemon=True).start()
             yield database
         finally:
             self._run(f"drop database {name} with (force)")

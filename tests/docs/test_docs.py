@@ -136,6 +136,10 @@ NOT_RUN = {
         ),
     },
     "docs/security.md": {
+        "select * from stepquota.bind_session_role('page_tenants');": (
+            "a role of the reader's; tests/sql/bind_session_role has one"
+        ),
+        "select set_config('stepquota.tenant', 'acme', true);": "the same",
         "create role stepquota_owner nologin;": (
             "roles of the reader's; tests/installation/test_containers.py makes such"
         ),

@@ -1,0 +1,268 @@
+"""Temporal as the conformance kit drives it: a run is a workflow of activities, by its id."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType, PendingActivityState
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer, Worker
+
+import stepquota
+from engines.temporal_workflows import ScriptWorkflow
+from stepquota.temporal import Quota, tenant
+from stepquota.temporal.agreement import SIGNAL, Refused, Ticket, read_json
+from stepquota.testing import (
+    Attempt,
+    ForEach,
+    RunState,
+    Script,
+    Work,
+    WorkerProcess,
+    perform,
+    write_script,
+)
+
+QUEUE = "scripts"
+SLOTS = 20
+Result = TypeVar("Result")
+
+
+def program(name: str) -> str:
+    """Of the environment that the tests run in."""
+    return str(Path(sys.executable).parent / name)
+
+
+@asynccontextmanager
+async def heartbeats() -> AsyncIterator[None]:
+    """So that the death of a worker is noticed soon."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(0.5)
+
+    beating = asyncio.create_task(beat())
+    yield
+    beating.cancel()
+
+
+async def work(database_url: str, address: str) -> None:
+    @activity.defn(name="work")
+    async def do(path: str, failures: int) -> None:
+        info = activity.info()
+        async with heartbeats():
+            await asyncio.to_thread(
+                perform, database_url, str(info.workflow_id), path, info.attempt, failures
+            )
+
+    quota = Quota(database_url, run_ids="workflow")
+    client = await Client.connect(address, plugins=[quota])
+    resuming = asyncio.create_task(quota.resume_workflows(client))
+    await Worker(
+        client,
+        task_queue=QUEUE,
+        workflows=[ScriptWorkflow],
+        activities=[do],
+        max_concurrent_activities=SLOTS,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+    ).run()
+    resuming.cancel()
+
+
+def run_worker(database_url: str, address: str) -> None:
+    asyncio.run(work(database_url, address))
+
+
+class _Worker:
+    def __init__(self, adapter: TemporalAdapter):
+        self._adapter = adapter
+        self._process = WorkerProcess(run_worker, adapter.database_url, adapter.address)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._adapter.kills += 1
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+class TemporalAdapter:
+    """With a server of its own."""
+
+    def __init__(self, database_url: str) -> None:
+        self.database_url = database_url
+        self.kills = 0
+        self._scripts: dict[tuple[str, str], Script] = {}
+        self._connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._quota = Quota(database_url, run_ids="workflow")
+        self._environment = self.call(
+            WorkflowEnvironment.start_local(
+                dev_server_existing_path=program("temporal"),
+                plugins=[self._quota],
+                dev_server_log_level="error",
+            )
+        )
+        self.client = self._environment.client
+        self.address = self.client.service_client.config.target_host
+
+    def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        self.call(self._environment.shutdown())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._connection.close()
+
+    def start_worker(self) -> _Worker:
+        return _Worker(self)
+
+    def start_run(self, tenant_name: str, run_id: str, script: Script) -> None:
+        async def start() -> None:
+            with tenant(tenant_name):
+                await self.client.start_workflow(
+                    "script",
+                    write_script(script),
+                    id=run_id,
+                    task_queue=QUEUE,
+                    task_timeout=timedelta(seconds=5),
+                )
+
+        self._scripts[tenant_name, run_id] = script
+        self.call(start())
+
+    def send_event(self, tenant_name: str, run_id: str, path: str) -> None:
+        rows = self._connection.execute(
+            "select wait_id from stepquota.workflow_run_waits"
+            " where tenant = %s and run_id = %s and wait_type = 'event' and status = 'WAITING'",
+            [tenant_name, run_id],
+        )
+        ((wait_id,),) = rows.fetchall()
+        stepquota.resolve_workflow_run_wait(self._connection, tenant_name, wait_id, {"path": path})
+
+    def handle(self, run_id: str) -> WorkflowHandle[Any, Any]:
+        return self.client.get_workflow_handle(run_id)
+
+    def cancel_run(self, tenant_name: str, run_id: str) -> None:
+        self.call(self.handle(run_id).cancel())
+
+    def replay_run(self, tenant_name: str, run_id: str) -> None:
+        """Replay it here, and have a worker look at it once more if it is open."""
+
+        async def replay() -> None:
+            history = await self.handle(run_id).fetch_history()
+            await Replayer(workflows=[ScriptWorkflow], plugins=[self._quota]).replay_workflow(
+                history
+            )
+            try:
+                paths = ["work[1]"]
+                await self.handle(run_id).signal(SIGNAL, args=["quota", paths, None])
+            except RPCError as error:
+                assert error.status == RPCStatusCode.NOT_FOUND
+
+        self.call(replay())
+
+    def state(self, tenant_name: str, run_id: str) -> RunState:
+        status = self.call(self.handle(run_id).describe()).status
+        states: dict[WorkflowExecutionStatus | None, RunState] = {
+            WorkflowExecutionStatus.COMPLETED: "succeeded",
+            WorkflowExecutionStatus.FAILED: "failed",
+            WorkflowExecutionStatus.TIMED_OUT: "failed",
+            WorkflowExecutionStatus.CANCELED: "canceled",
+            WorkflowExecutionStatus.TERMINATED: "canceled",
+        }
+        return states.get(status, "open")
+
+    def attempts(self, tenant_name: str) -> Collection[Attempt]:
+        """By the histories, and the activities that are pending.
+
+        Temporal has not started an attempt to our knowledge until a worker says so, and a worker
+        that dies may never get to ask: whether such a one was counted is for the ledger to say.
+        There are no more of them than killed workers had slots.
+        """
+        found, unsure = list[Attempt](), list[Attempt]()
+        for (name, run_id), script in self._scripts.items():
+            if name == tenant_name:
+                for attempt, script_path in self._attempts(run_id, script):
+                    is_sure = script_path is None or self._was_executed(
+                        run_id, script_path, attempt.attempt
+                    )
+                    (found if is_sure else unsure).append(attempt)
+        assert len(unsure) <= self.kills * SLOTS, unsure
+        return found + [attempt for attempt in unsure if self._was_counted(tenant_name, attempt)]
+
+    def _was_executed(self, run_id: str, path: str, attempt: int) -> bool:
+        return self._exists(
+            "select from conformance.executions"
+            " where run_id = %s and node_path = %s and attempt = %s",
+            *(run_id, path, attempt),
+        )
+
+    def _was_counted(self, tenant_name: str, attempt: Attempt) -> bool:
+        return self._exists(
+            "select from stepquota.workflow_run_steps"
+            " where tenant = %s and run_id = %s and node_path = %s and attempt = %s",
+            *(tenant_name, *attempt),
+        )
+
+    def _exists(self, statement: Any, *parameters: Any) -> bool:
+        return self._connection.execute(statement, parameters).rowcount > 0
+
+    def _attempts(self, run_id: str, script: Script) -> Iterator[tuple[Attempt, str | None]]:
+        """With the path in the script, of those that note there that they are executed."""
+        history = self.call(self.handle(run_id).fetch_history()).events
+        described = self.call(self.handle(run_id).describe()).raw_description
+        pending = {a.activity_id: a for a in described.pending_activities}
+        by_themselves = (node for node in script if not isinstance(node, Work))
+        scheduled: dict[int, HistoryEvent] = {}
+        started: dict[int, int] = {}
+        refused = set[int]()
+        for event in history:
+            if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+                scheduled[event.event_id] = event
+                asked = event.activity_task_scheduled_event_attributes
+                if activity_ := pending.get(asked.activity_id):
+                    is_started = activity_.state in (
+                        PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
+                        PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED,
+                    )
+                    started[event.event_id] = activity_.attempt - (not is_started)
+            elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+                began = event.activity_task_started_event_attributes
+                started[began.scheduled_event_id] = began.attempt
+            elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+                done = event.activity_task_completed_event_attributes
+                if Refused.read(done.result.payloads[0]):
+                    refused.add(done.scheduled_event_id)
+            elif event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
+                marker = event.marker_recorded_event_attributes.details
+                what = read_json(marker["data"].payloads[0])
+                if what["activity_type"] == "stepquota_start":
+                    if read_json(marker["result"].payloads[0]) == "started":
+                        node = next(by_themselves)
+                        name = "forEach" if isinstance(node, ForEach) else "event"
+                        yield Attempt(run_id, f"{name}[1]", 1), None
+        for event_id, event in scheduled.items():
+            asked = event.activity_task_scheduled_event_attributes
+            ticket = Ticket.read(asked.header.fields)
+            assert ticket
+            last = started.get(event_id, 0) - (event_id in refused)
+            for number in range(1, last + 1):
+                yield (
+                    Attempt(run_id, ticket.node_path, ticket.attempts_before + number),
+                    read_json(asked.input.payloads[0]),
+                )

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from temporalio import activity
 from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
@@ -86,6 +86,28 @@ def run_worker(database_url: str, address: str) -> None:
     asyncio.run(work(database_url, address))
 
 
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+async def start_server(*plugins: Quota) -> WorkflowEnvironment:
+    return await WorkflowEnvironment.start_local(
+        dev_server_existing_path=program("temporal"),
+        dev_server_log_level="error",
+        plugins=plugins,
+    )
+
+
 class _Worker:
     def __init__(self, adapter: TemporalAdapter):
         self._adapter = adapter
@@ -107,25 +129,16 @@ class TemporalAdapter:
         self.kills = 0
         self._scripts: dict[tuple[str, str], Script] = {}
         self._connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._loop = Loop()
+        self.call = self._loop.call
         self._quota = Quota(database_url, run_ids="workflow")
-        self._environment = self.call(
-            WorkflowEnvironment.start_local(
-                dev_server_existing_path=program("temporal"),
-                plugins=[self._quota],
-                dev_server_log_level="error",
-            )
-        )
+        self._environment = self.call(start_server(self._quota))
         self.client = self._environment.client
         self.address = self.client.service_client.config.target_host
 
-    def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
     def close(self) -> None:
         self.call(self._environment.shutdown())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.stop()
         self._connection.close()
 
     def start_worker(self) -> _Worker:
@@ -168,11 +181,8 @@ class TemporalAdapter:
             await Replayer(workflows=[ScriptWorkflow], plugins=[self._quota]).replay_workflow(
                 history
             )
-            try:
-                paths = ["work[1]"]
-                await self.handle(run_id).signal(SIGNAL, args=["quota", paths, None])
-            except RPCError as error:
-                assert error.status == RPCStatusCode.NOT_FOUND
+            with suppress(RPCError):  # it has ended
+                await self.handle(run_id).signal(SIGNAL, args=["quota", ["work[1]"], None])
 
         self.call(replay())
 
@@ -248,14 +258,9 @@ class TemporalAdapter:
                 done = event.activity_task_completed_event_attributes
                 if Refused.read(done.result.payloads[0]):
                     refused.add(done.scheduled_event_id)
-            elif event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
-                marker = event.marker_recorded_event_attributes.details
-                what = read_json(marker["data"].payloads[0])
-                if what["activity_type"] == "stepquota_start":
-                    if read_json(marker["result"].payloads[0]) == "started":
-                        node = next(by_themselves)
-                        name = "forEach" if isinstance(node, ForEach) else "event"
-                        yield Attempt(run_id, f"{name}[1]", 1), None
+            elif _is_start_by_itself(event):
+                name = "forEach" if isinstance(next(by_themselves), ForEach) else "event"
+                yield Attempt(run_id, f"{name}[1]", 1), None
         for event_id, event in scheduled.items():
             asked = event.activity_task_scheduled_event_attributes
             ticket = Ticket.read(asked.header.fields)
@@ -266,3 +271,12 @@ class TemporalAdapter:
                     Attempt(run_id, ticket.node_path, ticket.attempts_before + number),
                     read_json(asked.input.payloads[0]),
                 )
+
+
+def _is_start_by_itself(event: HistoryEvent) -> bool:
+    """Whether the marker is of a local activity of the adapter that started a step."""
+    details = event.marker_recorded_event_attributes.details
+    if "data" not in details or "result" not in details:
+        return False
+    what = read_json(details["data"].payloads[0])["activity_type"]
+    return bool(what == "stepquota_start" and read_json(details["result"].payloads[0]) == "started")

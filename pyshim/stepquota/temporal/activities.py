@@ -30,6 +30,8 @@ from .agreement import Refused, Ticket
 logger = logging.getLogger("stepquota")
 
 Result = TypeVar("Result")
+
+_LONGEST_ASKING = 20.0
 FinalStatus = Literal["SUCCEEDED", "FAILED", "RETRY_SCHEDULED", "CANCELED"]
 
 
@@ -82,15 +84,14 @@ class Inbound(ActivityInboundInterceptor):
     async def _ask(self, ticket: Ticket, attempt: int, info: activity.Info) -> Any:
         asking = self._book.start_attempt(ticket, attempt, is_retry=info.attempt > 1)
         try:
-            return await _with_heartbeats(asking, info)
+            async with asyncio.timeout(_patience(info)):
+                return await _with_heartbeats(asking, info)
         except StepquotaError as error:
             raise as_application_error(error) from error
-        except psycopg.Error as error:
+        except (psycopg.Error, TimeoutError) as error:
             logger.warning(
-                "activity %s of %s could not ask, and will again: %s",
-                info.activity_type,
-                ticket.run_id,
-                str(error).strip(),
+                "activity %s of run %s could not ask, and will again: %s",
+                *(info.activity_type, ticket.run_id, str(error).strip() or "no answer in time"),
             )
             return "unreachable"
 
@@ -110,6 +111,12 @@ class _Outbound(ActivityOutboundInterceptor):
 
     def info(self) -> activity.Info:
         return self.shown or super().info()
+
+
+def _patience(info: activity.Info) -> float:
+    """How many seconds asking may take; Temporal's timeout runs meanwhile."""
+    timeout = info.start_to_close_timeout or info.schedule_to_close_timeout
+    return min(timeout.total_seconds() / 2, _LONGEST_ASKING) if timeout else _LONGEST_ASKING
 
 
 def as_application_error(error: StepquotaError) -> ApplicationError:

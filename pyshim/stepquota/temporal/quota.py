@@ -56,7 +56,7 @@ logger = logging.getLogger("stepquota")
 # Longer than any billing period.
 LONGEST_WAIT = timedelta(days=400)
 
-# How long to wait for a connection; it is tried twice.
+# How long to wait for a connection.
 _CONNECTING_SECONDS = 10.0
 
 # Until when a resumption is delivered again whose workflow could not be signalled.
@@ -125,6 +125,9 @@ class Quota(SimplePlugin):
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """As the base class."""
         self.converter = config["client"].data_converter
+        if not config.get("activities"):
+            # It would be handed those of other workers of its queue, since it has ours now.
+            config["no_remote_activities"] = True
         return super().configure_worker(config)
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002

@@ -21,6 +21,8 @@ from temporalio.exceptions import (
 from temporalio.worker import (
     ContinueAsNewInput,
     ExecuteWorkflowInput,
+    HandleSignalInput,
+    HandleUpdateInput,
     StartActivityInput,
     StartChildWorkflowInput,
     StartLocalActivityInput,
@@ -44,6 +46,10 @@ _OWN_OPTIONS: workflow.LocalActivityConfig = {
     ),
 }
 _LONGEST_PAUSE_SECONDS = 60
+
+# Marks in histories: that the plugin was there from the start, and that it refused the workflow.
+_METERED = "stepquota"
+_REFUSED = "stepquota refused"
 
 
 def tenant_of_header(info: workflow.Info) -> str:
@@ -181,6 +187,8 @@ class Inbound(WorkflowInboundInterceptor):
 
     settings: Settings
     metering: Metering | None = None
+    _has_begun = False
+    _refusal: ApplicationError | None = None
 
     def init(self, outbound: WorkflowOutboundInterceptor) -> None:
         """As the base class."""
@@ -188,16 +196,12 @@ class Inbound(WorkflowInboundInterceptor):
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:  # noqa: A002
         """As the base class."""
-        info = workflow.info()
-        tenant = self.settings.find_tenant(info)
-        if tenant is None:
+        self._begin()
+        if self._refusal:
+            raise self._refusal
+        metering = self.metering
+        if metering is None:
             return await super().execute_workflow(input)
-        self._check(info)
-        run_id = info.workflow_id
-        if self.settings.run_ids == "execution":
-            run_id = f"{info.workflow_id}/{info.run_id}"
-        metering = self.metering = Metering(tenant, run_id)
-        workflow.set_signal_handler(SIGNAL, metering.resume)
         try:
             result = await super().execute_workflow(input)
         except workflow.ContinueAsNewError:
@@ -211,6 +215,51 @@ class Inbound(WorkflowInboundInterceptor):
             raise
         await metering.end("SUCCEEDED")
         return result
+
+    async def handle_signal(self, input: HandleSignalInput) -> None:  # noqa: A002
+        """As the base class. A signal may come before the workflow begins."""
+        self._begin()
+        await super().handle_signal(input)
+
+    async def handle_update_handler(self, input: HandleUpdateInput) -> Any:  # noqa: A002
+        """As the base class. An update may come before the workflow begins."""
+        self._begin()
+        return await super().handle_update_handler(input)
+
+    def _begin(self) -> None:
+        """Decide once, in the first workflow task, whether the workflow is metered or refused.
+
+        Replay decides as its history says, whatever has been set up in another way since. What was
+        running before the plugin came goes on without it.
+        """
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if not workflow.patched(_METERED):
+            return
+        info = workflow.info()
+        tenant, refusal = None, None
+        try:
+            tenant = self.settings.find_tenant(info)
+            if tenant is not None:
+                self._check(info)
+        except ApplicationError as error:
+            refusal = error
+        if workflow.unsafe.is_replaying():
+            if workflow.patched(_REFUSED):
+                self._refusal = refusal or ApplicationError("it was refused", non_retryable=True)
+                return
+            if refusal and tenant is None:
+                raise RuntimeError("the workflow had a tenant, and has none now") from refusal
+        elif refusal:
+            workflow.patched(_REFUSED)
+            self._refusal = refusal
+            return
+        if tenant is not None:
+            is_one = self.settings.run_ids == "workflow"
+            run_id = info.workflow_id if is_one else f"{info.workflow_id}/{info.run_id}"
+            self.metering = Metering(tenant, run_id)
+            workflow.set_signal_handler(SIGNAL, self.metering.resume)
 
     def _check(self, info: workflow.Info) -> None:
         for name, timeout in (

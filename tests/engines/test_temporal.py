@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import psycopg
 import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 import stepquota
@@ -21,6 +24,8 @@ from engines.temporal_workflows import Measured
 from stepquota.temporal import Quota, tenant
 from stepquota.testing import Conformance
 from stepquota.testing.conformance import Bench
+
+ROUNDS, STEPS = 10, 30
 
 
 @pytest.fixture
@@ -49,10 +54,12 @@ def test_failures_retries_and_kills_of_many(adapter: TemporalAdapter, database_u
 
 
 def test_what_it_costs(database_url: str) -> None:
+    """Of a step as a workflow sees it, and of the activity alone, which is where it asks."""
     with psycopg.connect(database_url) as connection:
         stepquota.set_tier_limit(connection, "solo", 100000)
-    without, with_quota = asyncio.run(measure(database_url, 200))
-    report("Temporal", without, with_quota)
+    without, with_quota = asyncio.run(measure(database_url))
+    report("Temporal", without.steps, with_quota.steps)
+    report("Temporal, the activity alone", without.activities, with_quota.activities)
 
 
 @activity.defn
@@ -60,27 +67,41 @@ async def plain(word: str) -> str:
     return word
 
 
-async def measure(database_url: str, count: int) -> list[list[float]]:
-    """Seconds from one activity to the next, without and with the plugin, by the histories."""
-    found = []
-    async with await start_server() as environment:
-        address = environment.client.service_client.config.target_host
-        for plugins in ([], [Quota(database_url)]):
-            client = await Client.connect(address, plugins=plugins)
-            queue = f"measured {plugins}"
-            with tenant("acme"):
-                async with Worker(
-                    client, task_queue=queue, workflows=[Measured], activities=[plain]
-                ):
+@dataclass
+class Seconds:
+    steps: list[float] = field(default_factory=list)
+    activities: list[float] = field(default_factory=list)
+
+
+async def measure(database_url: str) -> tuple[Seconds, Seconds]:
+    """By the histories, without and with the plugin, which take turns."""
+    sides = (Seconds(), Seconds())
+    async with AsyncExitStack() as stack:
+        environment = await stack.enter_async_context(await start_server())
+        # One connection for both: what it is like decides how soon a workflow hears of an end.
+        service = environment.client.service_client
+        clients = [Client(service, plugins=plugins) for plugins in ([], [Quota(database_url)])]
+        for queue, client in enumerate(clients):
+            worker = Worker(client, task_queue=str(queue), workflows=[Measured], activities=[plain])
+            await stack.enter_async_context(worker)
+        for turn in range(ROUNDS):
+            for queue, (client, side) in enumerate(zip(clients, sides, strict=True)):
+                with tenant("acme"):
                     handle = await client.start_workflow(
-                        Measured.run, count + 1, id=queue, task_queue=queue
+                        Measured.run, STEPS, id=f"{queue}/{turn}", task_queue=str(queue)
                     )
-                    await handle.result()
-            scheduled = [
-                event.event_time.ToDatetime()
-                for event in (await handle.fetch_history()).events
-                if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
-            ]
-            found.append([(b - a).total_seconds() for a, b in pairwise(scheduled)])
-    assert [len(seconds) for seconds in found] == [count, count]
-    return found
+                await handle.result()
+                await add_seconds(handle, side)
+    assert {len(side.activities) for side in sides} == {ROUNDS * STEPS}
+    return sides
+
+
+async def add_seconds(handle: WorkflowHandle[Any, Any], side: Seconds) -> None:
+    at: dict[Any, list[datetime]] = {}
+    for event in (await handle.fetch_history()).events:
+        at.setdefault(event.event_type, []).append(event.event_time.ToDatetime())
+    scheduled = at[EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED]
+    side.steps += [(b - a).total_seconds() for a, b in pairwise(scheduled)]
+    started = at[EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED]
+    completed = at[EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED]
+    side.activities += [(b - a).total_seconds() for a, b in zip(started, completed, strict=True)]

@@ -17,7 +17,14 @@ from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleSpec,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
@@ -379,7 +386,7 @@ def test_a_paused_and_resumed_workflow_replays(bench: Bench) -> None:
             plugin = Quota("nowhere")
             await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
             plugin = Quota("nowhere", is_metered=lambda _: False)
-            with pytest.raises(Exception, match=r"(?i)nondeterminism"):
+            with pytest.raises(Exception, match=r"(?i)nondeterminism|failed decoding"):
                 await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
 
     run(test())
@@ -530,6 +537,26 @@ def test_the_tenant_may_come_from_the_workflow_id(bench: Bench) -> None:
                 await client.execute_workflow(
                     Branches.run, 1, id=f"{name}/{bench.queue}", task_queue=bench.queue
                 )
+        bench.check(1)
+
+    run(test())
+
+
+def test_a_schedule_names_the_tenant(bench: Bench) -> None:
+    async def test() -> None:
+        bench.set_limit(10)
+        async with bench.worker() as client:
+            action = ScheduleActionStartWorkflow(
+                Branches.run, 1, id=f"scheduled/{bench.queue}", task_queue=bench.queue
+            )
+            with tenant(TENANT):
+                schedule = await client.create_schedule(
+                    bench.queue,
+                    Schedule(action=action, spec=ScheduleSpec()),
+                    trigger_immediately=True,
+                )
+            await bench.until(lambda: bench.statuses() == ["SUCCEEDED"])
+            await schedule.delete()
         bench.check(1)
 
     run(test())

@@ -17,7 +17,10 @@ from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
+    CreateScheduleInput,
     OutboundInterceptor,
+    ScheduleActionStartWorkflow,
+    ScheduleHandle,
     StartWorkflowInput,
     StartWorkflowUpdateWithStartInput,
     WorkflowHandle,
@@ -357,6 +360,12 @@ class _NamingOutbound(OutboundInterceptor):
     async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:  # noqa: A002
         input.headers = _with_tenant(input.headers)
         return await super().start_workflow(input)
+
+    async def create_schedule(self, input: CreateScheduleInput) -> ScheduleHandle:  # noqa: A002
+        action = input.schedule.action
+        if isinstance(action, ScheduleActionStartWorkflow):
+            action.headers = _with_tenant(action.headers or {})
+        return await super().create_schedule(input)
 
     async def start_update_with_start_workflow(
         self,

@@ -25,7 +25,7 @@ from stepquota.temporal import Quota, tenant
 from stepquota.testing import Conformance
 from stepquota.testing.conformance import Bench
 
-ROUNDS, STEPS = 10, 30
+ROUNDS, STEPS = 6, 50
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ def test_a_database_that_is_away_uses_up_no_attempt(bench: Bench) -> None:
                     [name],
                 )
                 handle = await bench.start(client, Tries.run, 0, 1)
-                await asyncio.sleep(12)
+                await asyncio.sleep(4)
                 allow("true")
                 bench.connection = psycopg.connect(bench.database_url, autocommit=True)
                 assert await handle.result() == [1, []]

@@ -101,16 +101,16 @@ class Gives:
 
     @workflow.run
     async def run(self) -> str:
+        at_once = workflow.start_activity(
+            "plain", "never", start_to_close_timeout=timedelta(seconds=5)
+        )
+        at_once.cancel()
         await _plain("first")
         second = workflow.start_activity(
             "plain", "second", start_to_close_timeout=timedelta(seconds=5)
         )
         await workflow.wait_condition(lambda: self.is_enough)
         second.cancel()
-        at_once = workflow.start_activity(
-            "plain", "third", start_to_close_timeout=timedelta(seconds=5)
-        )
-        at_once.cancel()
         for handle in (second, at_once):
             try:
                 await handle

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
@@ -77,6 +78,7 @@ class Bench:
     def __init__(self, address: str, database_url: str):
         self.address = address
         self.database_url = database_url
+        self.url_of_runtime = make_conninfo(database_url, options="-c role=stepquota_runtime")
         self.queue = str(uuid.uuid4())
         self.connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
 
@@ -123,7 +125,7 @@ class Bench:
         **options: Any,
     ) -> AsyncIterator[Client]:
         """A worker and a dispatcher; and a client that names the tenant."""
-        plugin = Quota(self.database_url, **(quota or {}))
+        plugin = Quota(self.url_of_runtime, **(quota or {}))
         if client is None:
             client = await Client.connect(self.address, plugins=[plugin])
         else:
@@ -290,6 +292,23 @@ def test_a_database_that_is_away_uses_up_no_attempt(bench: Bench) -> None:
     run(test())
 
 
+def test_asking_outlasts_a_heartbeat_timeout(bench: Bench) -> None:
+    """The counter is locked for longer than an attempt may go without a heartbeat, or may take."""
+
+    async def test() -> None:
+        bench.set_limit(10)
+        async with bench.worker() as client:
+            await (await bench.start(client, Branches.run, 1)).result()
+            with psycopg.connect(bench.database_url) as other:
+                other.execute("select from stepquota.workflow_step_usage_lanes for update")
+                handle = await bench.start(client, Tries.run, 0, 1)
+                await asyncio.sleep(6)
+            assert await handle.result() == [1, []]
+        bench.check(2)
+
+    run(test())
+
+
 def test_branches_rest_side_by_side(bench: Bench) -> None:
     async def test() -> None:
         bench.set_limit(2)
@@ -347,7 +366,7 @@ def test_a_resumption_that_comes_before_the_refusal_is_kept(bench: Bench) -> Non
                 handle = await bench.start(client, Branches.run, 2)
                 await bench.until(lambda: bench.used() == 1)
             await bench.until_paused()
-            resuming = Quota(bench.database_url)
+            resuming = Quota(bench.url_of_runtime)
             task = asyncio.create_task(resuming.resume_workflows(client))
             bench.set_limit(10)
             signaled = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED

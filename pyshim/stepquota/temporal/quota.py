@@ -312,7 +312,7 @@ class Quota(SimplePlugin):
             async for resumption in loop:
                 try:
                     await self._resume(client, resumption)
-                except (RPCError, psycopg.OperationalError) as error:
+                except (RPCError, psycopg.Error) as error:
                     logger.warning(
                         "run %s of tenant %s could not be resumed, and will be again: %s",
                         *(resumption.run_id, resumption.tenant, str(error).strip()),

@@ -45,7 +45,7 @@ _OWN_OPTIONS: workflow.LocalActivityConfig = {
         initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10)
     ),
 }
-_LONGEST_PAUSE_SECONDS = 60
+_LONGEST_PAUSE_SECONDS = 300
 
 # Marks in histories: that the plugin was there from the start, and that it refused the workflow.
 _METERED = "stepquota"

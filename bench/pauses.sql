@@ -60,7 +60,7 @@ begin
   insert into stepquota.paused_tenants (tenant, due_at, paused_at)
   select q.tenant, q.valid_until, v_now from stepquota.workflow_step_quotas q where q.tenant like 'p%';
   update stepquota.paused_tenants t set inputs_hash = h.inputs_hash
-    from stepquota._list_paused_input_hashes() h where h.tenant = t.tenant;
+    from stepquota._list_input_hashes(true) h where h.tenant = t.tenant;
 end;
 $pause_runs$;
 

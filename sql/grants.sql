@@ -38,7 +38,7 @@ as $_list_granted_routines$
       "repair_workflow_step_usage", "import_workflow_step_usage", "register_ledger", "unregister_ledger",
       "purge", "purge_rows", "purge_cron_history", "get_cron_history_cutoff", "forget_tenant",
       "finish_resume_scan", "get_scan_seconds", "check_batch_size", "resolve_due_waits",
-      "watch", "find_next_due_tenant", "find_next_due_wait", "count_seconds_until", "check_watch_seconds",
+      "watch", "confirm_workflow_step_quotas", "find_next_due_tenant", "find_next_due_wait", "count_seconds_until", "check_watch_seconds",
       "make_ledger_partitions", "tend_workflow_step_batches", "enable_cron", "disable_cron", "cron_sql", "record_scheduler_job",
       "check_cron", "list_cron_jobs", "clock", "current_epoch", "peek_workflow_step_quota", "peek_workflow_step_exhaustion", "metrics"],
     "stepquota_sync": [

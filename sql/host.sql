@@ -31,14 +31,14 @@ begin
 end;
 $_host_find_tenant$;
 
--- Those of the paused tenants that have a row.
-create or replace function stepquota._host_list_paused_tenants()
+-- All tenants' rows; written to be inlined, so that who wants a few of them reads no others.
+create or replace function stepquota._host_list_tenants()
 returns setof stepquota.tenants
 language sql
 stable
-as $_host_list_paused_tenants$
-  select n.* from stepquota.tenants n join stepquota.paused_tenants t on t.tenant = n.tenant;
-$_host_list_paused_tenants$;
+as $_host_list_tenants$
+  select n.* from stepquota.tenants n;
+$_host_list_tenants$;
 
 create or replace function stepquota._host_set_tenant_plan(p_tenant text, p_plan text, p_now timestamptz)
 returns void
@@ -942,7 +942,7 @@ $_host_add_logs$;
 
 comment on function stepquota._host_origin() is 'Host: whose tables it reaches: own or adopted.';
 comment on function stepquota._host_find_tenant(text) is 'Host: the tenant''s row.';
-comment on function stepquota._host_list_paused_tenants() is 'Host: the rows of paused tenants.';
+comment on function stepquota._host_list_tenants() is 'Host: the rows of all tenants.';
 comment on function stepquota._host_set_tenant_plan(text, text, timestamptz) is 'Host: sets the plan, making the tenant if needed.';
 comment on function stepquota._host_lock_tenant(text, timestamptz) is 'Host: the tenant''s row, made if needed, locked.';
 comment on function stepquota._host_set_tenant_hold(text, timestamptz, text, text) is 'Host: holds or releases a tenant.';

@@ -44,17 +44,20 @@ as $_get_lane_limit$
               then stepquota._count_units_left(p_quota.effective_limit, p_quota.carried_count) end;
 $_get_lane_limit$;
 
--- The number of a period's last lane, 0 where it has none.
+-- The number of a period's last lane, 0 where it has none. In PL/pgSQL, since it is too much to be inlined,
+-- and a function in SQL would be planned again by each call.
 create or replace function stepquota._get_last_lane(p_tenant text, p_period_start timestamptz)
 returns integer
-language sql
+language plpgsql
 stable
 as $_get_last_lane$
-  select coalesce((
+begin
+  return coalesce((
     select l.lane from stepquota.workflow_step_usage_lanes l
      where l.tenant = p_tenant and l.period_start = p_period_start
      order by l.tenant desc, l.period_start desc, l.lane desc, l.generation desc
      limit 1), 0);
+end;
 $_get_last_lane$;
 
 -- A period's lanes, for statements that only read them. Lane by lane, the newest version first: while

@@ -220,15 +220,18 @@ volatile
 as $_find_quota$
 declare
   v_quota stepquota.workflow_step_quotas;
+  v_is_confirmed boolean;
   v_epoch bigint;
   v_is_stored boolean;
   v_resolved stepquota._resolved_quota;
 begin
-  select p.epoch into v_epoch from stepquota.policy p;
+  select p.epoch, p_now >= p.confirmed_from and p_now < p.confirmed_until into v_epoch, v_is_confirmed
+    from stepquota.policy p;
   select q.* into v_quota from stepquota.workflow_step_quotas q where q.tenant = p_tenant;
   v_is_stored := found;
   if v_is_stored and v_quota.epoch = v_epoch
-     and p_now >= v_quota.trusted_from and p_now < v_quota.trusted_until then
+     and p_now >= v_quota.trusted_from
+     and (p_now < v_quota.trusted_until or v_is_confirmed and p_now < v_quota.valid_until) then
     return (v_quota, true)::stepquota._found_quota;
   end if;
   if v_is_stored then

@@ -54,10 +54,12 @@ begin
          v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
          v_alert_at_count
     from stepquota.workflow_step_quotas q
-   where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
+   where q.tenant = p_tenant and v_now >= q.trusted_from
      and q.epoch = (
        select p.epoch from stepquota.policy p
-        where p.bound_roles is null or stepquota._may_act_for(p_tenant, p.bound_roles));
+        where (p.bound_roles is null or stepquota._may_act_for(p_tenant, p.bound_roles))
+          and (v_now < q.trusted_until
+               or v_now < q.valid_until and v_now >= p.confirmed_from and v_now < p.confirmed_until));
   if v_exhausted_at_count is not null then
     -- Marked only after the denial's event was recorded, so there is nothing else to do.
     return (false, v_exhausted_at_count, v_limit, 0, v_period_start, v_period_end, v_period_source, v_limit_source,
@@ -79,11 +81,14 @@ begin
   -- One expression for all that is rare.
   if v_used_count is null or v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
      or stepquota._is_debugging() then
-    if not found then
+    if v_used_count is null and v_lane_count = 1 then
+      v_used_count := v_carried_count + stepquota._take_unit_after_wait(p_tenant, v_period_start, 1, v_now);
+    end if;
+    if v_used_count is null then
       return stepquota._take_unit(p_tenant, null, 1, v_now);
     end if;
-    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count) or v_used_count >= v_alert_at_count
-       or stepquota._is_debugging() then
+    if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_alert_at_count, v_lane_count)
+       or v_used_count >= v_alert_at_count or stepquota._is_debugging() then
       v_used_count := stepquota._review_taken_unit(p_tenant, null, v_carried_count, v_lane_count, v_alert_at_count,
         v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier, v_now);
     end if;
@@ -164,15 +169,17 @@ end;
 $_review_taken_unit$;
 
 -- Whether an answer's figures must be counted by looking at all lanes: near the limit, where they are
--- exact, past it, where there is something to record, and now and then. Else they rest on what the lane
--- remembers of the others: summing all lanes each time would cost more than the unit itself.
+-- exact, past it, where there is something to record, and now and then, less often while the limit and the
+-- next threshold are far. Else they rest on what the lane remembers of the others: looking at all lanes
+-- costs as much as ten units.
 create or replace function stepquota._is_count_due(
-  p_own_count bigint, p_used_count bigint, p_limit bigint, p_lane_count integer)
+  p_own_count bigint, p_used_count bigint, p_limit bigint, p_alert_at_count bigint, p_lane_count integer)
 returns boolean
 language sql
 immutable
 as $_is_count_due$
-  select p_lane_count > 1 and p_own_count % 32 = 0
+  select p_lane_count > 1
+         and p_own_count % case when least(p_limit, p_alert_at_count) - p_used_count < p_lane_count * 1024 then 32 else 256 end = 0
     or coalesce(p_limit - p_used_count
          < case when p_lane_count > 1 then p_lane_count * stepquota._get_lane_minimum() else 0 end, false);
 $_is_count_due$;
@@ -190,7 +197,8 @@ declare
 begin
   if p_quota.lane_count > 1 then
     v_used_count := v_used_count + p_others_count;
-    if stepquota._is_count_due(p_own_count, v_used_count, p_quota.effective_limit, p_quota.lane_count) then
+    if stepquota._is_count_due(p_own_count, v_used_count, p_quota.effective_limit, p_quota.alert_at_count,
+         p_quota.lane_count) then
       v_used_count := stepquota._sum_usage(p_quota.tenant, p_quota.period_start);
     end if;
   end if;
@@ -259,6 +267,80 @@ exception when sqlstate 'WQ000' then
 end;
 $_find_free_lane$;
 
+-- Waits until nobody has the lane, or for a moment only, where nobody has it.
+-- Locks: the lane, waiting; none that stay. (See _find_free_lane: an update under a lock of the same
+-- transaction, also of the one that it waited for, would leave a mark that looks like a lock.)
+create or replace function stepquota._wait_for_lane(p_tenant text, p_period_start timestamptz, p_lane integer)
+returns void
+language plpgsql
+volatile
+as $_wait_for_lane$
+begin
+  perform 1 from stepquota.workflow_step_usage_lanes l
+    where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = p_lane
+      and l.generation >= (
+        select i.generation from stepquota.workflow_step_usage_lanes i
+         where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = p_lane
+           and i.generation between p_lane & 0 and p_lane | 2147483647
+         order by i.tenant, i.period_start, i.lane, i.generation desc
+         limit 1)
+      for no key update;
+  raise exception using errcode = 'WQ000', message = 'the lock is given back';
+exception when sqlstate 'WQ000' then
+  null;  -- the error never leaves this function
+end;
+$_wait_for_lane$;
+
+-- Takes a unit from a lane; answers what has been taken from it and what it knows of the others, NULL
+-- where it does not serve. The short way calls it too, for a tenant of one lane: of many that are asked
+-- for at random, callers of the same meet now and then.
+-- Locks: the lane, waiting if somebody else has taken it in the moment since it was free. One that does
+-- not serve after the wait would stay locked, so that attempt is rolled back. Then as _note_contention.
+create or replace function stepquota._take_unit_from_lane(
+  p_tenant text, p_period_start timestamptz, p_lane integer, p_unledgered_units integer, p_is_contended boolean,
+  p_now timestamptz, out own_count bigint, out others_count bigint)
+language plpgsql
+volatile
+as $_take_unit_from_lane$
+begin
+  -- By the key, so that the row is still the one after a wait; from its newest generation on.
+  update stepquota.workflow_step_usage_lanes l
+     set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + p_unledgered_units
+   where l.tenant = p_tenant and l.period_start = p_period_start and l.lane = p_lane
+     and l.generation >= (
+       select i.generation from stepquota.workflow_step_usage_lanes i
+        where i.tenant = p_tenant and i.period_start = p_period_start and i.lane = p_lane
+          and i.generation between p_lane & 0 and p_lane | 2147483647
+        order by i.tenant, i.period_start, i.lane, i.generation desc
+        limit 1)
+     and (l.allowance is null or l.used_count < l.allowance)
+  returning l.used_count, l.others_used_count into own_count, others_count;
+  if not found then
+    raise exception using errcode = 'WQ000', message = 'the lane does not serve';
+  end if;
+  if p_is_contended then
+    perform stepquota._note_contention(p_tenant, p_period_start, p_lane, p_now);
+  end if;
+exception when sqlstate 'WQ000' then
+  null;  -- never leaves this function: it gives the lane's lock back
+end;
+$_take_unit_from_lane$;
+
+-- The short way's second attempt, where a tenant's only lane is busy: all that _take_unit would look at
+-- first is known. Answers what has been taken from the lane, NULL where it does not serve.
+-- Locks: as _wait_for_lane, then as _take_unit_from_lane.
+create or replace function stepquota._take_unit_after_wait(
+  p_tenant text, p_period_start timestamptz, p_unledgered_units integer, p_now timestamptz)
+returns bigint
+language plpgsql
+volatile
+as $_take_unit_after_wait$
+begin
+  perform stepquota._wait_for_lane(p_tenant, p_period_start, 0);
+  return (stepquota._take_unit_from_lane(p_tenant, p_period_start, 0, p_unledgered_units, true, p_now)).own_count;
+end;
+$_take_unit_after_wait$;
+
 -- Takes a unit wherever there is one, waiting if it must: the quota is new or stale, the home lane is
 -- busy or used up. The lane that serves a busy tenant is split, if it is worth it.
 --
@@ -267,8 +349,7 @@ $_find_free_lane$;
 -- Nothing is denied from a pass that skipped a lane.
 --
 -- p_found is the quota to decide by, as _find_quota answered it or as the caller holds it locked.
--- Locks: one lane, waiting for who has it; the quota row only if somebody else is changing it. A lane
--- that does not serve after the wait would stay locked, so that attempt is rolled back.
+-- Locks: the quota row only if somebody else is changing it; then as _wait_for_lane and _take_unit_from_lane.
 create or replace function stepquota._take_unit_elsewhere(
   p_tenant text, p_found stepquota._found_quota, p_unledgered_units integer, p_now timestamptz)
 returns stepquota.workflow_step_quota
@@ -319,31 +400,13 @@ begin
         v_found.is_trusted := true;
         continue;
       end if;
+      perform stepquota._wait_for_lane(p_tenant, v_quota.period_start, v_lane);
     end if;
 
-    begin
-      -- By the key, so that the row is still the one after a wait; from its newest generation on.
-      update stepquota.workflow_step_usage_lanes l
-         set used_count = l.used_count + 1, unledgered_count = l.unledgered_count + p_unledgered_units
-       where l.tenant = p_tenant and l.period_start = v_quota.period_start and l.lane = v_lane
-         and l.generation >= (
-           select i.generation from stepquota.workflow_step_usage_lanes i
-            where i.tenant = p_tenant and i.period_start = v_quota.period_start and i.lane = v_lane
-              and i.generation between v_lane & 0 and v_lane | 2147483647
-            order by i.tenant, i.period_start, i.lane, i.generation desc
-            limit 1)
-         and (l.allowance is null or l.used_count < l.allowance)
-      returning l.used_count, l.others_used_count into v_own_count, v_others_count;
-      if found then
-        if v_is_contended and v_quota.lane_count < stepquota._get_lane_maximum() then
-          perform stepquota._note_contention(p_tenant, v_quota.period_start, v_lane, p_now);
-        end if;
-        exit;
-      end if;
-      raise exception using errcode = 'WQ000', message = 'the lane does not serve';
-    exception when sqlstate 'WQ000' then
-      null;  -- never leaves this function: it gives the lane's lock back
-    end;
+    select t.own_count, t.others_count into v_own_count, v_others_count
+      from stepquota._take_unit_from_lane(p_tenant, v_quota.period_start, v_lane, p_unledgered_units,
+             v_is_contended and v_quota.lane_count < stepquota._get_lane_maximum(), p_now) t;
+    exit when v_own_count is not null;
   end loop;
   v_answer := stepquota._describe_taken_unit(v_quota, v_own_count, v_others_count);
   if v_answer.used_count >= v_quota.alert_at_count then
@@ -603,9 +666,12 @@ comment on function stepquota._take_unit(text, text, integer, timestamptz) is 'T
 comment on function stepquota._review_taken_unit(text, text, bigint, integer, bigint, bigint, timestamptz, timestamptz, text, text, text, timestamptz) is 'Counts and records what the short way leaves to do; answers the units used.';
 comment on function stepquota._give_back_unit(text, timestamptz, integer) is 'Undoes a unit just taken from the home lane.';
 comment on function stepquota._find_free_lane(text, timestamptz, integer, bigint) is 'A lane that nobody has and that has so many units left.';
-comment on function stepquota._is_count_due(bigint, bigint, bigint, integer) is 'Whether an answer''s figures must be counted by looking at all lanes.';
+comment on function stepquota._is_count_due(bigint, bigint, bigint, bigint, integer) is 'Whether an answer''s figures must be counted by looking at all lanes.';
 comment on function stepquota._is_debugging() is 'Whether anybody listens to debug messages.';
 comment on function stepquota._describe_taken_unit(stepquota.workflow_step_quotas, bigint, bigint) is 'The answer for a unit taken from a lane.';
+comment on function stepquota._wait_for_lane(text, timestamptz, integer) is 'Waits until nobody has the lane.';
+comment on function stepquota._take_unit_after_wait(text, timestamptz, integer, timestamptz) is 'Takes one unit from a tenant''s only lane, which is busy.';
+comment on function stepquota._take_unit_from_lane(text, timestamptz, integer, integer, boolean, timestamptz) is 'Takes one unit from a lane, waiting for who has it.';
 comment on function stepquota._take_unit_elsewhere(text, stepquota._found_quota, integer, timestamptz) is 'Takes one unit from any lane, or says that none is free.';
 comment on function stepquota._debug_reservation(text, bigint, bigint, timestamptz, timestamptz, text, text, text) is 'One debug message a reservation.';
 comment on function stepquota._record_exhaustion(text, stepquota.workflow_step_quota, text, timestamptz) is 'Records that a tenant was denied, once a period.';

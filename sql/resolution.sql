@@ -298,28 +298,34 @@ begin
 end;
 $_resolve_quota$;
 
--- All that the resolution of each paused tenant reads, as one number: whole rows, of every subscription
+-- All that the resolution of a tenant's quota reads, as one number: whole rows, of every subscription
 -- that may be the tenant's. It says that something was changed, never what that means: _resolve_quota does.
--- Joins and no call a tenant, since the scan compares thousands of them every half a minute.
-create or replace function stepquota._list_paused_input_hashes()
+-- Of the paused tenants, or of all that have a stored quota. Joins and no call a tenant, since up to a
+-- million are compared every half a minute.
+create or replace function stepquota._list_input_hashes(p_paused_only boolean)
 returns table (tenant text, inputs_hash bigint)
 language sql
 stable
-as $_list_paused_input_hashes$
-  with subscriptions as (
+as $_list_input_hashes$
+  with asked as (
+    select t.tenant from stepquota.paused_tenants t where p_paused_only
+    union all
+    select q.tenant from stepquota.workflow_step_quotas q where not p_paused_only
+  ),
+  subscriptions as (
     select t.tenant, s.id, hash_record_extended(row(s, m), 1) as row_hash
-      from stepquota.paused_tenants t
+      from asked t
       join stepquota.stripe_customer_tenants m on m.tenant = t.tenant
       join stepquota.stripe_subscriptions s on s.customer_id = m.customer_id
     union all
     select t.tenant, s.id, hash_record_extended(row(s, c, m), 2)
-      from stepquota.paused_tenants t
+      from asked t
       join stepquota.stripe_customers c on c.metadata_tenant = t.tenant
       join stepquota.stripe_subscriptions s on s.customer_id = c.id
       left join stepquota.stripe_customer_tenants m on m.customer_id = c.id
     union all
     select t.tenant, s.id, hash_record_extended(row(s, c, m), 3)
-      from stepquota.paused_tenants t
+      from asked t
       join stepquota.stripe_subscriptions s on s.metadata_tenant = t.tenant
       left join stepquota.stripe_customers c on c.id = s.customer_id
       left join stepquota.stripe_customer_tenants m on m.customer_id = s.customer_id
@@ -334,24 +340,25 @@ as $_list_paused_input_hashes$
   ),
   granted as (
     select g.tenant, bit_xor(hash_record_extended(row(g.grant_id, g.units, g.expires_at), 0)) as row_hash
-      from stepquota.paused_tenants t
+      from asked t
       join stepquota.workflow_step_grants g on g.tenant = t.tenant and g.closed_at is null
      group by g.tenant
   ),
   -- Once, and not for each tenant.
   common as materialized (
-    select jsonb_hash_extended(to_jsonb(p) - 'epoch', 0) as policy_hash, t.step_limit as default_limit
+    select jsonb_hash_extended(to_jsonb(p) - array['epoch', 'confirmed_from', 'confirmed_until'], 0) as policy_hash,
+           t.step_limit as default_limit
       from stepquota.policy p
       left join stepquota.tiers t on t.tier = p.default_tier
   )
   select t.tenant, hash_record_extended(row(n, r.step_limit, c.policy_hash, c.default_limit, m.row_hash, g.row_hash), 0)
-    from stepquota.paused_tenants t
+    from asked t
    cross join common c
-    left join stepquota._host_list_paused_tenants() n on n.tenant = t.tenant
+    left join stepquota._host_list_tenants() n on n.tenant = t.tenant
     left join stepquota.tiers r on r.tier = n.plan
     left join mirrored m on m.tenant = t.tenant
     left join granted g on g.tenant = t.tenant;
-$_list_paused_input_hashes$;
+$_list_input_hashes$;
 
 create or replace function stepquota._describe_invalid_limit(p_object_type text, p_object_id text, p_value text)
 returns jsonb
@@ -577,7 +584,7 @@ comment on function stepquota._list_quota_candidates(text, timestamptz) is
   'Every subscription item of a tenant, best first, with what it would give or why it does not qualify.';
 comment on function stepquota._resolve_quota(text, timestamptz) is
   'A tenant''s quota as its inputs say now, and what is worth reporting about it.';
-comment on function stepquota._list_paused_input_hashes() is 'All that the resolution of each paused tenant reads, as one number.';
+comment on function stepquota._list_input_hashes(boolean) is 'All that the resolution of each tenant''s quota reads, as one number.';
 comment on function stepquota._refuse_missing_default_tier(text, text) is 'Raises WQ019: the policy''s default tier is no tier.';
 comment on function stepquota._describe_invalid_limit(text, text, text) is 'The finding about a limit that cannot be read.';
 comment on function stepquota._explain_limit(text, text, text, boolean, boolean) is 'A sentence about one source of a limit.';

@@ -17,6 +17,9 @@ drop function if exists stepquota._add_resumption(
 drop function if exists stepquota._carry_usage(stepquota.workflow_step_quotas, stepquota.workflow_step_quotas);
 drop function if exists stepquota._host_count_steps(text, timestamptz);
 drop function if exists stepquota._host_has_working_step(text, text, date);
+drop function if exists stepquota._list_paused_input_hashes();
+drop function if exists stepquota._host_list_paused_tenants();
+drop function if exists stepquota._is_count_due(bigint, bigint, bigint, integer);
 
 do $drop_for_more_columns$
 begin

@@ -70,7 +70,7 @@ begin
                    coalesce(q.reported_period_start = q.period_start and 'quota_exhausted' = any (q.reported), false)
                      as is_recorded
               from stepquota.paused_tenants t
-              join stepquota._list_paused_input_hashes() h on h.tenant = t.tenant
+              join stepquota._list_input_hashes(true) h on h.tenant = t.tenant
               left join stepquota.workflow_step_quotas q on q.tenant = t.tenant
              where t.due_at > p_now
             offset 0) c
@@ -394,6 +394,8 @@ begin
       v_left := '{}';
       v_retry_at := null;
     end if;
+    perform stepquota.confirm_workflow_step_quotas();
+    commit;
     v_tenant_in := stepquota.count_seconds_until(stepquota.find_next_due_tenant(v_left));
     commit;
     if v_tenant_in <= 0 then
@@ -457,6 +459,8 @@ begin
     exit when stepquota.spread_stripe_changes(1000) = 0;
     commit;
   end loop;
+  commit;
+  perform stepquota.confirm_workflow_step_quotas();
   commit;
   call stepquota.resume_scan();
   perform stepquota.make_ledger_partitions();

@@ -120,7 +120,7 @@ begin
   v_names := array(
     select a.attname::text from pg_attribute a
      where a.attrelid = 'stepquota.policy'::regclass and a.attnum > 0 and not a.attisdropped
-       and a.attname not in ('only_row', 'epoch', 'allow_test_clock', 'bound_roles')
+       and a.attname not in ('only_row', 'epoch', 'confirmed_from', 'confirmed_until', 'allow_test_clock', 'bound_roles')
      order by 1);
   if p_name is null or p_name <> all (v_names) then
     raise exception using

@@ -63,10 +63,12 @@ begin
            v_granted_units, v_subscription_id, v_carried_count, v_lane_count, v_exhausted_at_count,
            v_alert_at_count
       from stepquota.workflow_step_quotas q
-     where q.tenant = p_tenant and v_now >= q.trusted_from and v_now < q.trusted_until
+     where q.tenant = p_tenant and v_now >= q.trusted_from
        and q.epoch = (
          select p.epoch from stepquota.policy p
-          where p.bound_roles is null or stepquota._may_act_for(p_tenant, p.bound_roles));
+          where (p.bound_roles is null or stepquota._may_act_for(p_tenant, p.bound_roles))
+            and (v_now < q.trusted_until
+                 or v_now < q.valid_until and v_now >= p.confirmed_from and v_now < p.confirmed_until));
     if v_exhausted_at_count is null then
       update stepquota.workflow_step_usage_lanes l
          set used_count = l.used_count + 1, generation = (l.used_count + 1) >> 6
@@ -79,13 +81,16 @@ begin
             limit 1)
          and (l.allowance is null or l.used_count < l.allowance)
       returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
-      if found then
+      if v_used_count is null and v_lane_count = 1 then
+        v_used_count := v_carried_count + stepquota._take_unit_after_wait(p_tenant, v_period_start, 0, v_now);
+      end if;
+      if v_used_count is not null then
         v_step_id := gen_random_uuid();
         if stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
              p_step_type, v_period_start, v_now) then
           if v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
              or stepquota._is_debugging() then
-            if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_lane_count)
+            if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_alert_at_count, v_lane_count)
                or v_used_count >= v_alert_at_count or stepquota._is_debugging() then
               v_used_count := stepquota._review_taken_unit(p_tenant, p_run_id, v_carried_count, v_lane_count,
                 v_alert_at_count, v_limit, v_period_start, v_period_end, v_period_source, v_limit_source, v_tier, v_now);

@@ -92,6 +92,23 @@ def test_who_waited_for_a_lane_in_vain_does_not_keep_it(
     assert waiting.result() is False
 
 
+def test_who_met_another_in_the_moment_after_the_wait_does_not_keep_the_lane(
+    connect: Connect,
+) -> None:
+    """The lane was free a moment ago, and is taken by who uses it up."""
+    watcher, one, other = connect(autocommit=True), connect(), connect()
+    give_limit(watcher, "acme", 1)
+    assert reserve(one)
+    start = value(watcher, "select period_start from stepquota.workflow_step_usage_periods")
+    take = "select own_count from stepquota._take_unit_from_lane('acme', %s, 0, 1, true, now())"
+    waiting = Background(other, lambda c: value(c, take, start))
+    assert waiting.wait_until_blocked(watcher)
+    one.commit()
+    assert waiting.result() is None
+    # The transaction of the one who waited is still open.
+    assert value(watcher, FREE_LANES) == 1
+
+
 def test_two_batches_over_short_lanes_take_turns(database: Database, connect: Connect) -> None:
     """Each needs several lanes, and would get them from another end if it were not for the gate."""
     watcher, one, two = connect(autocommit=True), connect(), connect()
@@ -194,7 +211,17 @@ WITHOUT_IT: dict[str, tuple[Callable[..., None], list[Broken]]] = {
         test_who_waited_for_a_lane_in_vain_does_not_keep_it,
         [
             (
-                "_take_unit_elsewhere",
+                "_wait_for_lane",
+                "raise exception using errcode = 'WQ000', message = 'the lock is given back';",
+                "",
+            )
+        ],
+    ),
+    "a waiter who meets another": (
+        test_who_met_another_in_the_moment_after_the_wait_does_not_keep_the_lane,
+        [
+            (
+                "_take_unit_from_lane",
                 "raise exception using errcode = 'WQ000', message = 'the lane does not serve';",
                 "",
             )
@@ -229,7 +256,11 @@ WITHOUT_IT: dict[str, tuple[Callable[..., None], list[Broken]]] = {
     ),
     "a carry while a denial is read": (
         test_a_carry_while_a_denial_is_read,
-        [("_take_unit_elsewhere", "if v_version is distinct from v_quota.version", "if false")],
+        [
+            # By the long way: the short one does not deny, it starts over with the quota of then.
+            ("reserve_workflow_step", "if v_used_count is null and v_lane_count = 1", "if false"),
+            ("_take_unit_elsewhere", "if v_version is distinct from v_quota.version", "if false"),
+        ],
     ),
     "bounds moving there and back": (
         test_bounds_that_move_there_and_back_under_load,

@@ -36,6 +36,7 @@ PARTS = {
     "check_batch_size",
     "check_cron",
     "check_watch_seconds",
+    "confirm_workflow_step_quotas",
     "count_seconds_until",
     "find_next_due_tenant",
     "find_next_due_wait",

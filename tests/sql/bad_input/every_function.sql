@@ -143,7 +143,7 @@ select pg_temp.refuses_class(c.statement, c.description) from calls c order by c
 
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'stepquota'::regnamespace and p.proname !~ '^_'$$,
-  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
+  $$select function from good union values ('version'), ('verify_all'), ('status'), ('cron_sql'), ('disable_cron'), ('tick'), ('begin_resume_scan'), ('confirm_workflow_step_quotas'), ('get_scan_seconds'), ('get_maintenance_seconds'), ('get_cron_history_cutoff'),
       -- Answers what it is asked with.
       ('list_cron_jobs'), ('list_visible_tenants'), ('list_tenant_role_bindings'), ('count_seconds_until'), ('find_next_due_wait'), ('list_open_workflow_step_batches'), ('list_stripe_witnesses'), ('begin_stripe_catch_up'), ('stripe_sync_health'),
       -- For views.

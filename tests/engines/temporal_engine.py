@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -200,20 +201,24 @@ class TemporalAdapter:
     def attempts(self, tenant_name: str) -> Collection[Attempt]:
         """By the histories, and the activities that are pending.
 
-        Temporal has not started an attempt to our knowledge until a worker says so, and a worker
-        that dies may never get to ask: whether such a one was counted is for the ledger to say.
-        There are no more of them than killed workers had slots.
+        Temporal starts an attempt when a worker takes it. A worker that is killed may not have got
+        to ask by then, and Temporal does not know: of an attempt that timed out and that was not
+        executed, the ledger says whether it had been counted.
         """
-        found, unsure = list[Attempt](), list[Attempt]()
+        found = list[Attempt]()
         for (name, run_id), script in self._scripts.items():
-            if name == tenant_name:
-                for attempt, script_path in self._attempts(run_id, script):
-                    is_sure = script_path is None or self._was_executed(
-                        run_id, script_path, attempt.attempt
-                    )
-                    (found if is_sure else unsure).append(attempt)
-        assert len(unsure) <= self.kills * SLOTS, unsure
-        return found + [attempt for attempt in unsure if self._was_counted(tenant_name, attempt)]
+            if name != tenant_name:
+                continue
+            for attempt, path_if_unsure in self._attempts(run_id, script):
+                if (
+                    path_if_unsure is None
+                    or self._was_executed(run_id, path_if_unsure, attempt.attempt)
+                    or self._was_counted(tenant_name, attempt)
+                ):
+                    found.append(attempt)
+                else:
+                    assert self.kills, attempt
+        return found
 
     def _was_executed(self, run_id: str, path: str, attempt: int) -> bool:
         return self._exists(
@@ -233,44 +238,63 @@ class TemporalAdapter:
         return self._connection.execute(statement, parameters).rowcount > 0
 
     def _attempts(self, run_id: str, script: Script) -> Iterator[tuple[Attempt, str | None]]:
-        """With the path in the script, of those that note there that they are executed."""
+        """The attempts that Temporal started, and the script's path of those that may not have."""
         history = self.call(self.handle(run_id).fetch_history()).events
         described = self.call(self.handle(run_id).describe()).raw_description
-        pending = {a.activity_id: a for a in described.pending_activities}
         by_themselves = (node for node in script if not isinstance(node, Work))
-        scheduled: dict[int, HistoryEvent] = {}
-        started: dict[int, int] = {}
-        refused = set[int]()
+        activities: dict[int, _Activity] = {}
+        pending = {a.activity_id: a for a in described.pending_activities}
         for event in history:
             if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-                scheduled[event.event_id] = event
                 asked = event.activity_task_scheduled_event_attributes
-                if activity_ := pending.get(asked.activity_id):
-                    is_started = activity_.state in (
+                ticket = Ticket.read(asked.header.fields)
+                assert ticket
+                activity_ = _Activity(ticket, read_json(asked.input.payloads[0]))
+                activities[event.event_id] = activity_
+                if now := pending.get(asked.activity_id):
+                    is_started = now.state in (
                         PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
                         PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED,
                     )
-                    started[event.event_id] = activity_.attempt - (not is_started)
+                    activity_.started = now.attempt - (not is_started)
             elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
                 began = event.activity_task_started_event_attributes
-                started[began.scheduled_event_id] = began.attempt
+                activity_ = activities[began.scheduled_event_id]
+                activity_.started = began.attempt
+                if not began.last_failure.HasField("timeout_failure_info"):
+                    activity_.sure.add(began.attempt - 1)
             elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
                 done = event.activity_task_completed_event_attributes
+                activity_ = activities[done.scheduled_event_id]
                 if Refused.read(done.result.payloads[0]):
-                    refused.add(done.scheduled_event_id)
+                    activity_.started -= 1
+                else:
+                    activity_.sure.add(activity_.started)
             elif _is_start_by_itself(event):
                 name = "forEach" if isinstance(next(by_themselves), ForEach) else "event"
                 yield Attempt(run_id, f"{name}[1]", 1), None
-        for event_id, event in scheduled.items():
-            asked = event.activity_task_scheduled_event_attributes
-            ticket = Ticket.read(asked.header.fields)
-            assert ticket
-            last = started.get(event_id, 0) - (event_id in refused)
-            for number in range(1, last + 1):
-                yield (
-                    Attempt(run_id, ticket.node_path, ticket.attempts_before + number),
-                    read_json(asked.input.payloads[0]),
-                )
+        for activity_ in activities.values():
+            ticket = activity_.ticket
+            for number in range(1, activity_.started + 1):
+                attempt = Attempt(run_id, ticket.node_path, ticket.attempts_before + number)
+                yield attempt, None if number in activity_.sure else activity_.path
+
+
+@dataclass
+class _Activity:
+    """One that was scheduled.
+
+    Attributes:
+        ticket: what came along with it.
+        path: in the script.
+        started: the number of its last attempt.
+        sure: attempts that ended otherwise than by a timeout.
+    """
+
+    ticket: Ticket
+    path: str
+    started: int = 0
+    sure: set[int] = field(default_factory=set)
 
 
 def _is_start_by_itself(event: HistoryEvent) -> bool:

@@ -127,6 +127,31 @@ class Gives:
 
 
 @workflow.defn
+class Reacts:
+    """Does its work in handlers, which may be called before it begins."""
+
+    @workflow.init
+    def __init__(self) -> None:
+        self.done = 0
+
+    @workflow.run
+    async def run(self) -> int:
+        await workflow.wait_condition(lambda: self.done == 2)
+        return self.done
+
+    @workflow.signal
+    async def react(self) -> None:
+        await _plain("signal")
+        self.done += 1
+
+    @workflow.update
+    async def answer(self) -> str:
+        word = await _plain("update")
+        self.done += 1
+        return word
+
+
+@workflow.defn
 class Explicit:
     """Counts by itself."""
 
@@ -172,4 +197,4 @@ async def _plain(word: str) -> str:
     return answer
 
 
-WORKFLOWS = [Tries, Branches, Family, Gives, Explicit, Dies, Measured]
+WORKFLOWS = [Tries, Branches, Family, Gives, Reacts, Explicit, Dies, Measured]

@@ -23,9 +23,11 @@ from temporalio.client import (
     Schedule,
     ScheduleActionStartWorkflow,
     ScheduleSpec,
+    WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowHandle,
 )
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
@@ -39,6 +41,7 @@ from engines.temporal_workflows import (
     Explicit,
     Family,
     Gives,
+    Reacts,
     Tries,
 )
 from stepquota.temporal import Quota, tenant
@@ -557,6 +560,44 @@ def test_the_tenant_may_come_from_the_workflow_id(bench: Bench) -> None:
                     Branches.run, 1, id=f"{name}/{bench.queue}", task_queue=bench.queue
                 )
         bench.check(1)
+
+    run(test())
+
+
+def test_what_handlers_do_before_the_workflow_begins_counts(bench: Bench) -> None:
+    async def test() -> None:
+        bench.set_limit(10)
+        async with bench.worker() as client:
+            handle = await bench.start(client, Reacts.run, start_signal="react")
+            assert await handle.execute_update(Reacts.answer) == "update"
+            assert await handle.result() == 2
+            start = WithStartWorkflowOperation(
+                Reacts.run,
+                id=f"updated/{bench.queue}",
+                task_queue=bench.queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            )
+            with tenant(TENANT):
+                word = await client.execute_update_with_start_workflow(
+                    Reacts.answer, start_workflow_operation=start
+                )
+            assert word == "update"
+            other = await start.workflow_handle()
+            await other.signal(Reacts.react)
+            await other.result()
+        assert bench.statuses() == ["SUCCEEDED"] * 2
+        bench.check(4)
+
+    run(test())
+
+
+def test_a_tenant_that_cannot_be_fails_the_workflow(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.worker(quota={"find_tenant": lambda _: "x" * 10000}) as client:
+            error = await failure(await bench.start(client, Branches.run, 1))
+        assert isinstance(error, ActivityError)
+        assert isinstance(error.cause, ApplicationError)
+        assert error.cause.type == "InvalidArgument"
 
     run(test())
 

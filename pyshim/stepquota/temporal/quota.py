@@ -270,7 +270,7 @@ class Quota(SimplePlugin):
             while await self._finish(connection, ticket, number, status):
                 number += 1
 
-        await self._try_twice(finish)
+        await self._tell(finish)
 
     @activity.defn(name=f"{OWN_ACTIVITIES}end")
     async def _end(self, tenant: str, run_id: str, status: workflows.EndStatus) -> None:
@@ -281,7 +281,14 @@ class Quota(SimplePlugin):
                 else:
                     await stepquota.aio.finish_workflow_run(connection, tenant, run_id, status)
 
-        await self._try_twice(end)
+        await self._tell(end)
+
+    async def _tell(self, call: Callable[[Connection], Awaitable[None]]) -> None:
+        """What stepquota refuses now it would refuse later: the workflow can end all the same."""
+        try:
+            await self._try_twice(call)
+        except StepquotaError as error:
+            logger.warning("%s: %s %s", error.message, error.detail, error.hint)
 
     async def _try_twice(self, call: Callable[[Connection], Awaitable[Result]]) -> Result:
         """All of it may be done twice; a connection of the pool may be gone without its knowing."""

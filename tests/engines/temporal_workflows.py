@@ -36,7 +36,7 @@ class ScriptWorkflow:
             "work",
             args=[path, failures],
             start_to_close_timeout=timedelta(seconds=60),
-            heartbeat_timeout=timedelta(seconds=3),
+            heartbeat_timeout=timedelta(seconds=8),
             retry_policy=RetryPolicy(
                 initial_interval=timedelta(milliseconds=10), backoff_coefficient=1
             ),

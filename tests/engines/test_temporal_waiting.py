@@ -672,8 +672,7 @@ def test_a_workflow_that_could_not_wait_is_refused(
             assert bench.statuses() == []
         # Replay refuses it too, also when it would not be refused now.
         plugin = Quota("nowhere", lambda _: TENANT, longest_wait=timedelta(0))
-        if type_ != "SecondExecution":
-            await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
+        await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
 
     run(test())
 

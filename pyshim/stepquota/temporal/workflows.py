@@ -277,16 +277,12 @@ class Inbound(WorkflowInboundInterceptor):
         if self.settings.run_ids == "workflow" and (
             info.continued_run_id or info.attempt > 1 or info.cron_schedule
         ):
-            _refuse_second_execution(info.workflow_id)
-
-
-def _refuse_second_execution(workflow_id: str) -> NoReturn:
-    raise ApplicationError(
-        f"workflow {workflow_id} is executed more than once under its id, by a retry policy, a "
-        "cron schedule or continue-as-new: leave run_ids of Quota at 'execution'",
-        type="SecondExecution",
-        non_retryable=True,
-    )
+            raise ApplicationError(
+                f"workflow {info.workflow_id} is executed more than once under its id, by a retry "
+                "policy, a cron schedule or continue-as-new: leave run_ids of Quota at 'execution'",
+                type="SecondExecution",
+                non_retryable=True,
+            )
 
 
 class _Outbound(WorkflowOutboundInterceptor):
@@ -314,8 +310,6 @@ class _Outbound(WorkflowOutboundInterceptor):
         return await self.next.start_child_workflow(input)
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:  # noqa: A002
-        if self._inbound.metering and self._inbound.settings.run_ids == "workflow":
-            _refuse_second_execution(workflow.info().workflow_id)
         self._name_tenant(input)
         self.next.continue_as_new(input)
 

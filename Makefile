@@ -18,7 +18,7 @@ help:
 	@echo 'make bench  measure against the peers; see README'
 	@echo '            BENCH=--quick in front tries it in minutes, BENCH=--help says more'
 	@echo 'make bench-stripe  measure the Stripe sync; BENCH=... as above'
-	@echo 'make dist   write the wheel, one SQL file for psql, and a PostgreSQL extension to dist/'
+	@echo 'make dist   write the wheel, one SQL file for psql, and PostgreSQL extensions to dist/'
 	@echo 'make clean  remove the virtual environment and what tools left behind'
 	@echo 'PYTHON=...  in front of any of them names the Python to use (3.11 or later)'
 
@@ -34,8 +34,11 @@ test:
 ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/installation/test_hostile_places.py \
   tests/installation/test_migrate.py
 # What make test runs on one server only, beside whole folders.
-ON_ONE_SERVER = tests/installation/test_hostile_places.py tests/installation/test_interrupted.py \
+ON_ONE_SERVER = tests/installation/test_containers.py \
+  tests/installation/test_hostile_places.py tests/installation/test_interrupted.py \
   tests/installation/test_releases_beside.py
+# What talks with a server, which may have another language.
+SPEAKING = tests/shim tests/command tests/installation/test_migrate.py tests/installation/test_uninstall.py
 test-engines:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
@@ -43,12 +46,14 @@ test-engines:
 	@STEPQUOTA_TEST_ENGINES="$${ENGINES:-16 17}" .venv/bin/python -m pytest -n 2 --dist loadgroup $(ENGINE_TESTS)
 	@STEPQUOTA_RUNTIMES=1 .venv/bin/python -m pytest -n 2 --dist loadgroup \
 	  tests/engines tests/conformance tests/adoption tests/acceptance \
-	  tests/security $(ON_ONE_SERVER)
+	  tests/security tests/docs/test_tutorial.py $(ON_ONE_SERVER)
+	@STEPQUOTA_TEST_LANGUAGE=de_DE .venv/bin/python -m pytest -n 2 --dist loadgroup -k postgres15 $(SPEAKING)
 
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
 	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
+	  tests/security/test_server_log.py tests/security/test_broken_functions.py \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
 test-monitoring:
@@ -75,7 +80,7 @@ dist:
 	@rm -rf dist
 	@.venv/bin/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir=dist .
 	@.venv/bin/stepquota migrate --dump-sql > dist/stepquota.sql
-	@.venv/bin/python -m stepquota.extension dist/extension
+	@.venv/bin/python -m stepquota.extension dist
 	@ls dist dist/extension
 
 clean:

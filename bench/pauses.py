@@ -41,8 +41,8 @@ def measure_pauses(bench: Bench) -> Findings:
     besides: list[Beside] = []
     waits = options.paused_tenants * options.paused_runs
     with (
-        bench.server.database("many_waits") as many,
-        bench.server.database("few_waits") as few,
+        bench.server.database("many_waits", is_watched=False) as many,
+        bench.server.database("few_waits", is_watched=False) as few,
     ):
         # As many runs can go on there.
         few_tenants = waits // 100 // 10
@@ -78,9 +78,9 @@ def measure_pauses(bench: Bench) -> Findings:
             Beside("m", "the common design, oldest waits first", "ms", oldest),
             Beside("m", f"runs that it resumed, of {_RESUMED} that could go on", "", resumed),
         ]
-    with bench.server.database("one_tenant") as database:
+    with bench.server.database("one_tenant", is_watched=False) as database:
         outcomes += _measure_one_tenant(bench, database)
-    with bench.server.database("deliveries") as database:
+    with bench.server.database("deliveries", is_watched=False) as database:
         outcomes += [_measure_upgrades(bench, database), _measure_claims(bench, database)]
     return Findings(tuple(outcomes), tuple(besides))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,14 @@ class BenchServer:
         return self.local.folder / "s"
 
     @contextmanager
-    def database(self, name: str) -> Iterator[Database]:
-        """A new database, dropped at the end."""
+    def database(self, name: str, is_watched: bool = True) -> Iterator[Database]:
+        """A new database, dropped at the end; watched, as in production, unless told otherwise."""
         self._run(f"create database {name} template {_TEMPLATE}")
         try:
-            yield Database(name, self)
+            database = Database(name, self)
+            if is_watched:
+                threading.Thread(target=_watch, args=[database], daemon=True).start()
+            yield database
         finally:
             self._run(f"drop database {name} with (force)")
 
@@ -108,6 +112,13 @@ class BenchServer:
     def _run(self, statement: str) -> None:
         with psycopg.connect(self.local.url("postgres"), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+def _watch(database: Database) -> None:
+    """Do what pg_cron has done every minute in production, until the database is dropped."""
+    with suppress(psycopg.OperationalError), database.connect() as connection:
+        while True:
+            connection.execute("call stepquota.watch(3600)")
 
 
 def find_binaries(major: int) -> tuple[Binaries, str]:

@@ -166,8 +166,13 @@ begin
   perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_reason(p_reason);
-  v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  if v_tenant.held_at is not null then
+    v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
+  end if;
   if v_tenant.held_at is null then
+    -- It may have no row, and gets none by that.
+    v_tenant.tenant := p_tenant;
     return v_tenant;
   end if;
   v_tenant := stepquota._host_set_tenant_hold(p_tenant, null, null, null);
@@ -222,8 +227,13 @@ begin
   perform stepquota._check_unbound();
   perform stepquota._check_tenant(p_tenant);
   perform stepquota._check_reason(p_reason);
-  v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
+  v_tenant := stepquota._host_find_tenant(p_tenant);
+  if v_tenant.suspended_at is not null then
+    v_tenant := stepquota._host_lock_tenant(p_tenant, v_now);
+  end if;
   if v_tenant.suspended_at is null then
+    -- It may have no row, and gets none by that.
+    v_tenant.tenant := p_tenant;
     return v_tenant;
   end if;
   v_tenant := stepquota._host_set_tenant_suspended_at(p_tenant, null);
@@ -262,8 +272,8 @@ comment on function stepquota.release_workflow_run(text, text, text) is
 comment on function stepquota.hold_tenant(text, text) is
   'Stops all runs of a tenant, for the reason given: what has started may finish, the next starts answer held. The same again changes nothing. Answers the tenant''s row. WQ001 bad arguments.';
 comment on function stepquota.release_tenant(text, text) is
-  'Ends the hold on a tenant, for the reason given; resumes what can go on in the same transaction, within policy''s bounds. The same again changes nothing. Answers the tenant''s row. WQ001 bad arguments.';
+  'Ends the hold on a tenant, for the reason given; resumes what can go on in the same transaction, within policy''s bounds. Not held, it is left as it is; of a tenant without a row nothing but its name is answered. Answers the tenant''s row. WQ001 bad arguments.';
 comment on function stepquota.suspend_tenant(text, text) is
   'Suspends a tenant, for the reason given: what has started may finish, the next starts answer held. The same again changes nothing. Answers the tenant''s row. WQ001 bad arguments.';
 comment on function stepquota.reinstate_tenant(text, text) is
-  'Lifts the suspension of a tenant, for the reason given; resumes what can go on in the same transaction, within policy''s bounds. The same again changes nothing. Answers the tenant''s row. WQ001 bad arguments.';
+  'Lifts the suspension of a tenant, for the reason given; resumes what can go on in the same transaction, within policy''s bounds. Not suspended, it is left as it is; of a tenant without a row nothing but its name is answered. Answers the tenant''s row. WQ001 bad arguments.';

@@ -300,17 +300,17 @@ $_resolve_quota$;
 
 -- All that the resolution of a tenant's quota reads, as one number: whole rows, of every subscription
 -- that may be the tenant's. It says that something was changed, never what that means: _resolve_quota does.
--- Of the paused tenants, or of all that have a stored quota. Joins and no call a tenant, since up to a
--- million are compared every half a minute.
+-- Of the paused tenants, or of all that have a stored quota; with the number that was kept with either the
+-- last time. Joins and no call a tenant, since up to a million are compared every half a minute.
 create or replace function stepquota._list_input_hashes(p_paused_only boolean)
-returns table (tenant text, inputs_hash bigint)
+returns table (tenant text, inputs_hash bigint, known_hash bigint)
 language sql
 stable
 as $_list_input_hashes$
   with asked as (
-    select t.tenant from stepquota.paused_tenants t where p_paused_only
+    select t.tenant, t.inputs_hash as known_hash from stepquota.paused_tenants t where p_paused_only
     union all
-    select q.tenant from stepquota.workflow_step_quotas q where not p_paused_only
+    select q.tenant, q.inputs_hash from stepquota.workflow_step_quotas q where not p_paused_only
   ),
   subscriptions as (
     select t.tenant, s.id, hash_record_extended(row(s, m), 1) as row_hash
@@ -351,7 +351,8 @@ as $_list_input_hashes$
       from stepquota.policy p
       left join stepquota.tiers t on t.tier = p.default_tier
   )
-  select t.tenant, hash_record_extended(row(n, r.step_limit, c.policy_hash, c.default_limit, m.row_hash, g.row_hash), 0)
+  select t.tenant, hash_record_extended(row(n, r.step_limit, c.policy_hash, c.default_limit, m.row_hash, g.row_hash), 0),
+         t.known_hash
     from asked t
    cross join common c
     left join stepquota._host_list_tenants() n on n.tenant = t.tenant

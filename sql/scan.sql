@@ -62,7 +62,7 @@ begin
   for v_paused in
     select c.tenant, c.inputs_hash, c.is_edited or c.has_units_left as is_due, not c.is_recorded as is_missed
       from (select t.tenant, h.inputs_hash,
-                   t.inputs_hash is distinct from h.inputs_hash or q.tenant is null as is_edited,
+                   h.known_hash is distinct from h.inputs_hash or q.tenant is null as is_edited,
                    -- Where the mark says that all is used up, it need not be counted.
                    q.effective_limit is null or q.enforcement = 'shadow'
                      or q.exhausted_at_count is null

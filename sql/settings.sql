@@ -112,6 +112,7 @@ declare
   v_now timestamptz := stepquota._now();
   v_names text[];
   v_message text;
+  v_constraint text;
 begin
   perform stepquota._check_unbound();
   if p_value is null then
@@ -139,7 +140,11 @@ begin
         where a.attrelid = 'stepquota.policy'::regclass and a.attname = p_name))
       using p_value into value;
   exception when data_exception or check_violation then
-    get stacked diagnostics v_message = message_text;
+    get stacked diagnostics v_message = message_text, v_constraint = constraint_name;
+    -- Instead of the constraint's name, what it asks for.
+    v_message := coalesce((
+      select 'it must be so that ' || pg_get_expr(c.conbin, c.conrelid) from pg_constraint c
+       where c.conrelid = 'stepquota.policy'::regclass and c.conname = v_constraint), v_message);
     raise exception using
       errcode = 'WQ015',
       message = format('the value does not fit policy %s', p_name),

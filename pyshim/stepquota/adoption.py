@@ -346,7 +346,9 @@ class _Rewriter:
             if token.text != "into" or self.text(self.step(at, -1)) != "insert":
                 continue
             name = self.step(at, 1)
-            table = next(t for t in self.tables.values() if t.name == self.text(name))
+            table = next((t for t in self.tables.values() if t.name == self.text(name)), None)
+            if table is None:  # It stays stepquota's own.
+                continue
             opening = self.step(name, 1)
             closing = self.closing(opening)
             columns = [self.text(p) for p in range(opening + 1, closing) if self._is_name(p)]
@@ -727,6 +729,18 @@ def check_columns(tables: Tables) -> None:
         )
 
 
+def make_month_of_old_runs(connection: psycopg.Connection[Any], tables: Tables) -> None:
+    """Give stepquota's own ledger the month that runs have which were there before.
+
+    Args:
+        connection: of the owner of stepquota, in the transaction that has loaded the functions.
+        tables: the application's.
+    """
+    if "workflow_runs" in tables and "workflow_run_steps" not in tables:
+        month = _DEFAULTS["workflow_runs", "ledger_month"]
+        connection.execute(f"select stepquota._make_ledger_partition({month})".encode())
+
+
 def preparation(connection: psycopg.Connection[Any], tables: Tables) -> str:
     """Statements that add the columns and indexes that are missing; each may be run again."""
     lines = []
@@ -806,8 +820,13 @@ _STATEMENT = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 ALL_ROWS = "all rows"
-# These read everything: for verify_all() and for months that are dropped.
-_READ_ALL = ("_host_count_all_steps", "_host_count_month_steps", "_host_list_violations")
+# These read everything: for verify_all(), for months that are dropped, and to confirm all quotas.
+_READ_ALL = (
+    "_host_count_all_steps",
+    "_host_count_month_steps",
+    "_host_list_tenants",
+    "_host_list_violations",
+)
 
 
 def explain(connection: psycopg.Connection[Any], tables: Tables, text: str) -> list[Plan]:
@@ -823,7 +842,9 @@ def explain(connection: psycopg.Connection[Any], tables: Tables, text: str) -> l
     found: list[Plan] = []
     with connection.transaction(force_rollback=True):
         connection.execute(text.encode())
-        connection.execute("set local enable_seqscan = off")
+        # Nor is a small table to be read from end to end for sorting or hashing it.
+        for way in ("seqscan", "hashjoin", "mergejoin"):
+            connection.execute(f"set local enable_{way} = off".encode())
         connection.execute("set local plan_cache_mode = force_generic_plan")
         rows = connection.execute(_HOST_FUNCTIONS).fetchall()
         for function, body, names, types in rows:

@@ -46,7 +46,7 @@ DatabaseUrl = Annotated[
     typer.Argument(
         envvar="DATABASE_URL",
         metavar="DATABASE_URL",
-        help="The database, as postgresql://user:password@host:port/database.",
+        help="The database, such as postgresql://role@host/database.",
         show_default=False,
     ),
 ]
@@ -185,7 +185,7 @@ Role = Annotated[str, typer.Argument(metavar="ROLE", help="A role that exists.")
 
 @app.command()
 def grant(role: Role, rights: Rights, database_url: DatabaseUrl = None) -> None:
-    """Give an existing role the rights of stepquota_RIGHTS; each migrate gives them again."""
+    """Give an existing role the rights of one of the four; each upgrade gives them again."""
     from . import grant_role
 
     with _ended_by_signals(), _as_owner(database_url) as connection:
@@ -211,7 +211,10 @@ def revoke(role: Role, rights: Rights, database_url: DatabaseUrl = None) -> None
 @app.command()
 def adopt(
     description: Annotated[
-        Path, typer.Argument(help="What the application's tables are called: a TOML file.")
+        Path,
+        typer.Argument(
+            metavar="DESCRIPTION", help="What the application's tables are called: a TOML file."
+        ),
     ],
     database_url: DatabaseUrl = None,
     prepare: Annotated[
@@ -253,7 +256,10 @@ def adopt(
         )
     )
     if slow := sum(adoption.is_slow(plan) for plan in plans):
-        raise Problem(f"{slow} statements read a whole table", "make the indexes of --prepare")
+        raise Problem(
+            f"{output.plural(slow, 'statement')} should not read a whole table",
+            "make the indexes of --prepare",
+        )
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import bookkeeping
 from ._resources import migration_files, sql_files
 from .database_url import OLDEST_SERVER
-from .installing import SEARCH_PATH, become_owner_sql, settings_sql
+from .installing import REFUSE_EXTENSION, SEARCH_PATH, become_owner_sql, settings_sql
 
 _HEADER = """\
 -- stepquota {version}, all of it. Install it, or upgrade an older installation, with
@@ -51,6 +51,7 @@ def dump_sql() -> str:
         settings_sql(is_local=True, lock_timeout=_LOCK_TIMEOUT),
         f"set local search_path = {SEARCH_PATH};\n",
         _REFUSE_OLD_SERVER,
+        REFUSE_EXTENSION,
         become_owner_sql(is_local=True),
         bookkeeping.LOCK_OUT_OTHERS,
         bookkeeping.CREATE_SCHEMA,

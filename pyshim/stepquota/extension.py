@@ -1,29 +1,51 @@
 """stepquota as a PostgreSQL extension: the control file and its scripts, made of the same files.
 
 For servers whose administrator installs extensions. ``python -m stepquota.extension FOLDER`` writes
-them into a folder; ``make dist`` does that.
+them into a folder, and two packages of them that have not been tried where they are for: a script
+for pg_tle, and a distribution for PGXN. ``make dist`` does that.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import zipfile
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 from ._resources import migration_files, sql_files
+from .database_url import OLDEST_SERVER
+
+_COMMENT = "workflow-step quotas per tenant and billing period"
 
 _CONTROL = """\
-comment = 'workflow-step quotas per tenant and billing period'
+comment = '{comment}'
 default_version = '{version}'
 relocatable = false
 superuser = false
 """
 
-_HEADER = """\
--- stepquota {version}. CREATE EXTENSION and ALTER EXTENSION ... UPDATE read this file.
-\\echo Use "create extension stepquota" to load this file. \\quit
+_HEADER = "-- stepquota {version}. CREATE EXTENSION and ALTER EXTENSION ... UPDATE read this file."
+_NOT_BY_PSQL = '\\echo Use "create extension stepquota" to load this file. \\quit\n'
 
+_PG_TLE = """\
+-- stepquota {version} for pg_tle, not tried. In a database that has the extension pg_tle:
+--
+--   psql --set ON_ERROR_STOP=1 --file=FILE "$DATABASE_URL"
+--   psql --command "create extension stepquota" "$DATABASE_URL"
+
+select pgtle.install_extension('stepquota', '{version}', '{comment}', $_stepquota_$
+{script}$_stepquota_$);
+"""
+
+# For make and make install, where pg_config of the server is.
+_PGXS = """\
+EXTENSION = stepquota
+DATA = $(wildcard stepquota--*.sql)
+PG_CONFIG = pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
 """
 
 # Every table is dumped with its rows but the types of events, which the script writes. Months of
@@ -73,7 +95,7 @@ def script(release: str, files: Iterable[Path]) -> str:
         files: Migrations, then files of functions, in order. All may be run again.
     """
     parts = [f"-- {file.name}\n\n{file.read_text(encoding='utf-8')}" for file in files]
-    return "\n".join([_HEADER.format(version=release), *parts, _FOOTER])
+    return "\n".join([_HEADER.format(version=release), _NOT_BY_PSQL, *parts, _FOOTER])
 
 
 def write_extension(folder: Path, release: str, older: Iterable[str] = ()) -> None:
@@ -85,12 +107,83 @@ def write_extension(folder: Path, release: str, older: Iterable[str] = ()) -> No
         older: Versions from which it can be updated.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    control = _CONTROL.format(version=release)
+    control = _CONTROL.format(version=release, comment=_COMMENT)
     (folder / "stepquota.control").write_text(control, encoding="utf-8")
     text = script(release, (*migration_files(), *sql_files()))
     for step in (release, *(f"{before}--{release}" for before in older)):
         (folder / f"stepquota--{step}.sql").write_text(text, encoding="utf-8")
 
 
+def write_pg_tle(file: Path, release: str) -> None:
+    """Write a script that hands the extension to pg_tle, for servers whose files nobody may touch.
+
+    Args:
+        file: Where.
+        release: The version of the extension.
+    """
+    # It is no file of a folder there, so psql cannot load it by mistake.
+    text = script(release, (*migration_files(), *sql_files())).replace(_NOT_BY_PSQL, "")
+    file.write_text(
+        _PG_TLE.format(version=release, comment=_COMMENT, script=text), encoding="utf-8"
+    )
+
+
+def write_pgxn(file: Path, release: str) -> None:
+    """Write a distribution as PGXN takes them: a zip file with one folder in it.
+
+    Args:
+        file: Where.
+        release: The version of the extension.
+    """
+    script_name = f"stepquota--{release}.sql"
+    files = {
+        "META.json": json.dumps(describe_for_pgxn(release, script_name), indent=2) + "\n",
+        "LICENSE": distribution("stepquota").read_text("licenses/LICENSE") or "",
+        "Makefile": _PGXS,
+        "stepquota.control": _CONTROL.format(version=release, comment=_COMMENT),
+        script_name: script(release, (*migration_files(), *sql_files())),
+    }
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(f"stepquota-{release}/{name}", text)
+
+
+def describe_for_pgxn(release: str, script_name: str) -> dict[str, object]:
+    """What META.json says, by version 1.0.0 of its specification.
+
+    Args:
+        release: The version of the extension.
+        script_name: The file that installs it.
+    """
+    return {
+        "name": "stepquota",
+        "version": release,
+        "abstract": _COMMENT,
+        "maintainer": "the stepquota authors",
+        "license": "postgresql",
+        "release_status": "testing",
+        "provides": {
+            "stepquota": {"file": script_name, "version": release, "abstract": _COMMENT},
+        },
+        "prereqs": {
+            "runtime": {"requires": {"PostgreSQL": f"{OLDEST_SERVER}.0.0", "plpgsql": 0}},
+        },
+        "tags": ["quota", "metering", "workflow", "billing", "multi-tenant"],
+        "meta-spec": {"version": "1.0.0", "url": "https://pgxn.org/meta/spec.txt"},
+    }
+
+
+def main(folder: Path) -> None:
+    """Write all of it.
+
+    Args:
+        folder: Where; its folder ``extension`` is what the server takes.
+    """
+    release = version("stepquota")
+    write_extension(folder / "extension", release)
+    write_pg_tle(folder / "stepquota_pg_tle.sql", release)
+    write_pgxn(folder / f"stepquota-{release}.zip", release)
+
+
 if __name__ == "__main__":
-    write_extension(Path(sys.argv[1]), version("stepquota"))
+    main(Path(sys.argv[1]))

@@ -163,6 +163,23 @@ $become_owner$;
 """
 
 
+# As an extension, what it has is made by its scripts and in no other way.
+REFUSE_EXTENSION = f"""\
+do $refuse_extension$
+begin
+  if exists (select from pg_catalog.pg_extension e where e.extname = '{SCHEMA}') then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = pg_catalog.format('stepquota is an extension in the database %s, and is not '
+        'installed over it', pg_catalog.current_database()),
+      hint = 'To upgrade, give the server the files of the new release, then run there: '
+        'alter extension {SCHEMA} update';
+  end if;
+end;
+$refuse_extension$;
+"""
+
+
 def own_name(parameters: Parameters) -> Parameters:
     """The parameters with an application name by which a watch knows these sessions."""
     return {**parameters, "application_name": f"stepquota {uuid.uuid4().hex[:12]}"}

@@ -25,6 +25,7 @@ from . import adoption, bookkeeping
 from ._resources import migration_files, migrations_directory, sql_files
 from .database_url import Parameters, one_line, read_database_url
 from .installing import (
+    REFUSE_EXTENSION,
     SCHEMA,
     SEARCH_PATH,
     open_session,
@@ -74,7 +75,8 @@ def migrate(database_url: str, description: Path | None = None) -> Migrated:
 
     Raises:
         Problem: The server cannot be reached or is too old, a right is missing, or a file failed;
-            or the database uses an application's tables and no description was given.
+            or stepquota is an extension there; or the database uses an application's tables and no
+            description was given.
     """
     parameters = own_name(read_database_url(database_url))
     with open_session(parameters) as others, open_session(parameters) as own:
@@ -82,6 +84,7 @@ def migrate(database_url: str, description: Path | None = None) -> Migrated:
         try:
             with others.transaction():
                 lock_out_other_installers(others)
+                _refuse_an_extension(own)
                 _refuse_what_is_not_ours(own)
                 own.execute(bookkeeping.CREATE_SCHEMA.encode())
                 _refuse_a_newer_release(own)
@@ -155,6 +158,14 @@ def lock_out_other_installers(connection: psycopg.Connection) -> None:
             "another installer is at work in this database",
             "nothing was done; run it again when the other one has ended",
         ) from error
+
+
+def _refuse_an_extension(connection: psycopg.Connection) -> None:
+    try:
+        connection.execute(REFUSE_EXTENSION.encode())
+    except errors.ObjectNotInPrerequisiteState as error:
+        message = error.diag.message_primary or str(error)
+        raise Problem(message, error.diag.message_hint or "") from error
 
 
 def _refuse_what_is_not_ours(connection: psycopg.Connection) -> None:
@@ -279,6 +290,7 @@ def _load_functions(connection: psycopg.Connection, description: Path | None) ->
                 line = text.count("\n", 0, position - 1) + 1
                 error.add_note(f"sql/{file.name}, line {line}")
                 raise
+        adoption.make_month_of_old_runs(connection, tables)
     return len(files)
 
 

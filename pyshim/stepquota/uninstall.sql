@@ -18,6 +18,13 @@ begin
       message = pg_catalog.format('stepquota is not installed in the database %s', pg_catalog.current_database());
   end if;
 
+  if exists (select from pg_catalog.pg_extension e where e.extname = 'stepquota') then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = pg_catalog.format('stepquota is an extension in the database %s', pg_catalog.current_database()),
+      hint = 'Remove its jobs first if there are any: select * from stepquota.disable_cron(). Then: drop extension stepquota cascade.';
+  end if;
+
   -- What others have made and would go with our schemas: it depends on something in them, or is in them.
   with recursive ours (class, object) as (
     select d.classid, d.objid

@@ -11,11 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from harness.databases import Database
+from stepquota.cli import app
 
 
 def stepquota(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -39,6 +43,23 @@ def test_help_documents_the_exit_statuses() -> None:
     assert "Exit status" in completed.stdout
     for command in ("migrate", "up", "demo", "status"):
         assert command in completed.stdout
+
+
+def all_commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from all_commands(inner, *path, name)
+
+
+def test_help_fits_80_columns() -> None:
+    commands = list(all_commands(typer.main.get_command(app)))
+    assert len(commands) > 30
+    for command in commands:
+        result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+        assert result.exit_code == 0, command
+        # An ellipsis is something that was cut off.
+        wrong = [line for line in result.stdout.splitlines() if len(line) > 80 or "…" in line]
+        assert not wrong, command
 
 
 def test_wrong_usage() -> None:

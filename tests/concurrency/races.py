@@ -139,11 +139,16 @@ def at_once(database: Database, works: Sequence[Callable[[Connection], Any]]) ->
 def break_function(database: Database, name: str, old: str, new: str) -> None:
     """Replace a text in an installed function that must be there exactly once."""
     with database.connect() as connection:
-        definition = value(
-            connection,
-            "select pg_get_functiondef(p.oid) from pg_proc p"
-            " where p.pronamespace = 'stepquota'::regnamespace and p.proname = %s",
-            name,
-        )
-        assert definition.count(old) == 1, f"{name} has not exactly one {old!r}"
-        connection.execute(definition.replace(old, new).encode())
+        break_function_over(connection, name, old, new)
+
+
+def break_function_over(connection: Connection, name: str, old: str, new: str) -> None:
+    """The same over a connection."""
+    definition = value(
+        connection,
+        "select pg_get_functiondef(p.oid) from pg_proc p"
+        " where p.pronamespace = 'stepquota'::regnamespace and p.proname = %s",
+        name,
+    )
+    assert definition.count(old) == 1, f"{name} has not exactly one {old!r}"
+    connection.execute(definition.replace(old, new).encode())

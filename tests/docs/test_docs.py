@@ -2,180 +2,198 @@
 
 Every page is run from top to bottom in a database of its own: the ``sql`` blocks in one session of
 psql, the ``python`` blocks in one namespace with DATABASE_URL set. A ``text`` block right after one
-of them is what it prints. An error that is not printed there fails the page.
+of them is what it prints. An error that is not printed there fails the page. The ``sh`` blocks run
+in one shell in an empty folder, and must end with status 0.
 
-Two comments in a page, which readers do not see, say how its examples run::
+Comments in a page, which readers do not see, say how its examples run::
 
     <!-- clock: 2026-04-15T12:00:00Z -->    at the top: the moment of the whole page
     <!-- run: pg_cron -->                   above a block: in the database that has pg_cron
+    <!-- run: file -->                      it is what the file has that the text before names last
+    <!-- run: syntax -->                    Python that is compiled, and whose names are looked up
+
+What no page runs is in NOT_RUN, each with the reason.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+import ast
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import textwrap
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
-from harness.databases import Clock, Database
+from harness.databases import Clock, Database, migrated_database
+from harness.pages import (
+    FILE,
+    INDENTED,
+    PAGES,
+    ROOT,
+    Block,
+    Page,
+    Terminal,
+    psql_session,
+    read_page,
+    reader_environment,
+    run_python,
+    stand_in_pip,
+    tidy,
+)
+from harness.servers import EMBEDDED18
+from harness.tap import POOL
 from stepquota.cli import app
 from stepquota.errors import StepquotaError
-from stepquota.server_files import embedded_binaries
+from stepquota.stripe_sync.api import EVENT_TYPES
 
-ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 WIDTH = 80
-# What PostgreSQL prints in one line.
-_MAY_BE_LONG = ("ERROR:", "DETAIL:", "HINT:")
-
-_FENCE = re.compile(r"```(\w*)$")
-_COMMENT = re.compile(r"<!-- (clock|run): (\S+) -->$")
+# What PostgreSQL prints in one line, and what stepquota up does.
+_MAY_BE_LONG = ("ERROR:", "DETAIL:", "HINT:", "  DATABASE_URL='", "$ export DATABASE_URL='")
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _ERROR = re.compile(r"^(ERROR|FATAL|PANIC|invalid command|\\\w+: )", re.MULTILINE)
-_ENDS_STATEMENT = re.compile(r"(;|\\g\w*(\s.*)?)$")
+_ROLE = re.compile(r"^create role (\w+)", re.MULTILINE)
+
+# Blocks that nothing here runs, by page and first line.
+NOT_RUN = {
+    "README.md": {
+        "make demo": "tests/installation/test_make.py runs it",
+        "make test": "it is what runs this",
+        "make bench": "tests/bench runs parts of it",
+    },
+    "docs/architecture.md": {
+        "update ... set used_count = used_count + 1": "a sketch",
+    },
+    "docs/how-to/back-up-and-restore.md": {
+        "create role stepquota_runtime nologin;": "the server has them already",
+        'pg_dump --format=custom --file=dump "$DATABASE_URL"': (
+            "of an extension; tests/installation/test_extension.py runs it"
+        ),
+    },
+    "docs/how-to/run-in-containers.md": {
+        "for name in POSTGRES OPERATOR SYNC WORKER; do": (
+            "it takes Docker; tests/installation/test_containers.py runs what it would"
+        ),
+        "docker compose --profile stripe up --build --detach": "the same",
+        "docker build --file Containerfile --tag stepquota .": "the same",
+    },
+    "docs/how-to/run-without-pg-cron.md": {
+        "*/5 * * * * psql -X -q \"$DATABASE_URL\" -c 'call stepquota.tick()'": (
+            "it takes cron; the page makes the same calls"
+        ),
+        "[Service]": "it takes systemd; the same",
+        "apiVersion: batch/v1": "it takes Kubernetes; read as YAML below",
+    },
+    "docs/integration.md": {
+        'var sql = "select allowed from stepquota.reserve_workflow_step(?::text)";': (
+            "there is no Java; its statement is tried below"
+        ),
+    },
+    "docs/monitoring.md": {
+        "export DATA_SOURCE_NAME=postgresql://exporter@host/database": (
+            "tests/monitoring runs the exporter"
+        ),
+        "cd /var/lib/prometheus/node-exporter": (
+            "a folder of the exporter's; tests/command runs the command"
+        ),
+    },
+    "docs/operations.md": {
+        "update stepquota.policy set allow_test_clock = true;": "the page has that clock already",
+        "select stepquota.redeliver_workflow_run_resumption('acme', '<its id>');": (
+            "it takes a stuck resumption; tests/sql has one"
+        ),
+        "psql \"$DATABASE_URL\" -c 'call stepquota.watch()'": (
+            "it goes on for a minute; tests/sql/watch calls it"
+        ),
+    },
+    "docs/page.md": {
+        "pip install 'stepquota[page,binary]'": "tests/installation/test_wheel.py installs such",
+        "create role page_operators login;": "roles of the reader's; tests/page makes such",
+        "export STEPQUOTA_PAGE_SECRET=$(openssl rand -hex 32)": "tests/page starts the page",
+        "stepquota page link --operator alice": "tests/page makes such links",
+        "stepquota page serve --operator-header X-Forwarded-User \\": "tests/page asks so",
+    },
+    "docs/reference/README.md": {
+        "STEPQUOTA_WRITE_DOCS=1 .venv/bin/python -m pytest tests/docs -k reference": (
+            "tests/docs/test_reference.py is what it runs"
+        ),
+    },
+    "docs/performance.md": {
+        "   measured                   against              ratio     must   aim  reached": (
+            "what bench wrote"
+        ),
+    },
+    "docs/procrastinate.md": {
+        'await send_invoice.defer_async(tenant="acme", invoice=17)': (
+            "a line of a program; tests/engines/test_procrastinate.py has such programs"
+        ),
+    },
+    "docs/security.md": {
+        "create role stepquota_owner nologin;": (
+            "roles of the reader's; tests/installation/test_containers.py makes such"
+        ),
+    },
+    "docs/stripe.md": {
+        "export STRIPE_API_KEY_FILE=/etc/stepquota/stripe_key": (
+            "files of the reader's; tests/stripe/test_commands.py reads such"
+        ),
+        "export STRIPE_WEBHOOK_SECRETS_FILE=/etc/stepquota/stripe_secrets": "the same",
+        "stepquota stripe sync": "tests/stripe/test_commands.py has a Stripe for it",
+        "stepquota stripe run --host 127.0.0.1 --port 8300": "the same",
+        "customer.created, customer.updated, customer.deleted,": "compared with the code below",
+    },
+}
+# Pages that another test runs as a whole.
+RUN_ELSEWHERE = {
+    "docs/command-line.md": "tests/command/test_people.py, as a program in 80 columns",
+    "docs/tutorial.md": "tests/docs/test_tutorial.py, in three terminals; make test-engines",
+}
+_RUN_HERE = ("sql", "python", "sh")
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page.
-
-    Attributes:
-        line: The line of its fence.
-        language: What the fence says.
-        text: What is in it.
-        expected: What it prints, if the page says so.
-        place: Where it runs: nothing, or ``pg_cron``.
-    """
-
-    line: int
-    language: str
-    text: str
-    expected: str | None
-    place: str
+def blocks_to_run(page: Page) -> list[Block]:
+    """The blocks that run in the page's own database."""
+    if page.name in RUN_ELSEWHERE:
+        return []
+    left_out = NOT_RUN.get(page.name, {})
+    return [
+        block
+        for block in page.blocks
+        if (block.language in _RUN_HERE and not block.place and block.first_line not in left_out)
+        or block.place == FILE
+    ]
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page with its blocks in order.
-
-    Attributes:
-        clock: The moment at which all of it runs; None for the real time.
-    """
-
-    name: str
-    text: str
-    blocks: tuple[Block, ...]
-    clock: str | None
-
-    def section(self, heading: str) -> str:
-        """What stands between a heading and the next one of any level."""
-        match = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#+ |\Z)", self.text, re.M | re.S)
-        assert match, f"{self.name} has no heading {heading!r}"
-        return match[1]
-
-
-def read_page(name: str) -> Page:
-    """Read a page of the repository."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    blocks: list[Block] = []
-    clock, place = None, ""
-    language, start, lines = None, 0, list[str]()
-    output_of: int | None = None
-    for number, line in enumerate(text.splitlines(), 1):
-        fence = _FENCE.match(line)
-        comment = _COMMENT.match(line)
-        if language is not None:
-            if line != "```":
-                lines.append(line)
-                continue
-            body = "\n".join(lines)
-            if language == "text" and output_of is not None:
-                block = blocks[output_of]
-                blocks[output_of] = Block(block.line, block.language, block.text, body, block.place)
-                output_of = None
-            else:
-                blocks.append(Block(start, language, body, None, place))
-                output_of = len(blocks) - 1 if language in ("sql", "python") else None
-                place = ""
-            language = None
-        elif fence:
-            language, start, lines = fence[1], number, []
-        elif comment and comment[1] == "clock":
-            clock = comment[2]
-        elif comment:
-            place = comment[2]
-        elif line.strip():
-            output_of = None
-    assert language is None, f"{name}:{start}: the block has no end"
-    return Page(name, text, tuple(blocks), clock)
-
-
-class Psql:
-    """A session of psql that answers block by block, with what it would print on a terminal."""
-
-    def __init__(self, url: str):
-        self._process = subprocess.Popen(
-            [str(embedded_binaries().program("psql")), "-X", "-v", "SHOW_CONTEXT=never", url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PAGER": "", "PGTZ": "UTC", "PGCLIENTENCODING": "UTF8"},
-        )
-
-    def run(self, text: str) -> str:
-        """Run statements and meta-commands; answers all that was printed."""
-        last = text.rstrip().splitlines()[-1]
-        assert last.startswith("\\") or _ENDS_STATEMENT.search(last), "it does not end a statement"
-        assert self._process.stdin
-        assert self._process.stdout
-        mark = f"end of block {uuid.uuid4()}"
-        self._process.stdin.write(f"{text}\n\\echo {mark}\n")
-        self._process.stdin.flush()
-        lines: list[str] = []
-        for line in self._process.stdout:
-            if line.rstrip("\n") == mark:
-                return "".join(lines)
-            lines.append(line)
-        raise AssertionError(f"psql ended: {''.join(lines)}")
-
-    def close(self) -> None:
-        """End the session."""
-        self._process.communicate("\\q\n", timeout=10)
-
-
-@contextlib.contextmanager
-def psql_session(database: Database) -> Iterator[Psql]:
-    psql = Psql(database.url)
-    try:
-        yield psql
-    finally:
-        psql.close()
-
-
-def run_page(page: Page, blocks: Sequence[Block], database: Database) -> list[str]:
+def run_page(page: Page, blocks: Sequence[Block], database: Database, folder: Path) -> list[str]:
     """Run blocks in order. Answers what was not as the page says, a text each."""
     namespace: dict[str, Any] = {"__name__": page.name}
     problems = []
-    with psql_session(database) as psql:
+    programs, work = folder / "programs", folder / "work"
+    programs.mkdir()
+    work.mkdir()
+    stand_in_pip(programs)
+    other = database.server.url(f"{database.name}_other")
+    environment = reader_environment(programs, DATABASE_URL=database.url, OTHER_URL=other)
+    with psql_session(database.url) as psql, Terminal(work, environment) as terminal:
         for block in blocks:
             where = f"{page.name}:{block.line}"
+            printed = ""
             try:
-                if block.language == "sql":
+                if block.place == FILE:
+                    (work / block.file).write_text(block.text + "\n", encoding="utf-8")
+                elif block.language == "sql":
                     printed = psql.run(block.text)
+                elif block.language == "python":
+                    printed = run_python(block.text, block.line, where, namespace)
                 else:
-                    printed = run_python(block, where, namespace)
+                    problems += run_shell(block, where, terminal)
             except Exception as error:
                 error.add_note(f"in the block at {where}")
                 raise
@@ -188,23 +206,18 @@ def run_page(page: Page, blocks: Sequence[Block], database: Database) -> list[st
     return problems
 
 
-def run_python(block: Block, where: str, namespace: dict[str, Any]) -> str:
-    """Run a block of Python; answers what it prints."""
-    # Empty lines first, so that a traceback names the page's line.
-    code = compile("\n" * block.line + block.text, where, "exec")
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        exec(code, namespace)
-    return output.getvalue()
-
-
-def tidy(text: str) -> str:
-    """Without the spaces at the ends of lines, which psql fills columns with."""
-    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()).rstrip()
+def run_shell(block: Block, where: str, terminal: Terminal) -> list[str]:
+    """Run the commands of a block; answers those that failed."""
+    # What readers put in for themselves.
+    text = block.text.replace("postgresql://owner@host/database", '"$DATABASE_URL"')
+    # A group, so that what it exports stays; its first failure shows in the status of &&.
+    commands = text.replace("\\\n", " ").splitlines()
+    printed, status = terminal.run(" &&\n".join(commands))
+    return [f"{where}: status {status}\n{printed}"] if status else []
 
 
 def pages_with(*languages: str, place: str = "") -> list[str]:
-    """Names of the pages that have such blocks."""
+    """Names of the pages that have such blocks to run."""
     return [
         name
         for name in PAGES
@@ -215,43 +228,134 @@ def pages_with(*languages: str, place: str = "") -> list[str]:
 # -- The examples
 
 
-@pytest.mark.parametrize("name", pages_with("sql", "python"))
+# The examples of these run programs, which takes longer and need not be done twice.
+_ON_THE_NEWEST = ("README.md", "docs/adoption.md", "docs/how-to/")
+_WITH_EXAMPLES = [name for name in PAGES if blocks_to_run(read_page(name))]
+
+
+@pytest.fixture
+def newest(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database of the test's own on PostgreSQL 18 alone, with stepquota just installed."""
+    database = migrated_database(request.config.stash[POOL].get(EMBEDDED18))
+    yield database
+    database.drop()
+
+
+@pytest.mark.parametrize("name", [n for n in _WITH_EXAMPLES if not n.startswith(_ON_THE_NEWEST)])
 def test_examples_print_what_the_page_says(
-    name: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    name: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = read_page(name)
+    check_examples(read_page(name), database, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", [n for n in _WITH_EXAMPLES if n.startswith(_ON_THE_NEWEST)])
+def test_examples_of_programs_print_what_the_page_says(
+    name: str, newest: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_examples(read_page(name), newest, tmp_path, monkeypatch)
+
+
+def check_examples(
+    page: Page, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run all of a page."""
     if page.clock:
         Clock(database).set_everywhere(page.clock)
     monkeypatch.setenv("DATABASE_URL", database.url)
-    blocks = [b for b in page.blocks if b.language in ("sql", "python") and not b.place]
-    problems = run_page(page, blocks, database)
+    blocks = blocks_to_run(page)
+    other = f"{database.name}_other"
+    database.server.run(f'create database "{other}" template template0')
+    try:
+        problems = run_page(page, blocks, database, folder)
+    finally:
+        database.server.run(f'drop database "{other}" with (force)')
+        # Roles are the whole server's, and go when nothing depends on them.
+        database.drop()
+        for role in {role for block in blocks for role in _ROLE.findall(block.text)}:
+            database.server.run(f"drop role if exists {role}")
     assert not problems, "\n\n".join(problems)
 
 
 @pytest.mark.needs("pg_cron")
 @pytest.mark.parametrize("name", pages_with("sql", place="pg_cron"))
-def test_examples_with_pg_cron_print_what_the_page_says(name: str, cron_database: Database) -> None:
+def test_examples_with_pg_cron_print_what_the_page_says(
+    name: str, cron_database: Database, tmp_path: Path
+) -> None:
     page = read_page(name)
     blocks = [b for b in page.blocks if b.place == "pg_cron"]
-    problems = run_page(page, blocks, cron_database)
+    problems = run_page(page, blocks, cron_database, tmp_path)
     assert not problems, "\n\n".join(problems)
 
 
-def test_no_block_is_left_unrun() -> None:
-    # A misspelt language would be passed over by everything else here.
-    # tests/command runs console.
-    run = {"sql", "python", "js", "console"}
-    shown = {"text", "sh", "java", ""}
+def test_every_block_is_run_or_has_a_reason() -> None:
+    unused = {(name, line) for name in PAGES for line in NOT_RUN.get(name, {})}
     for name in PAGES:
-        for block in read_page(name).blocks:
-            assert block.language in run | shown, f"{name}:{block.line}: {block.language}"
-            assert block.place in ("", "pg_cron"), f"{name}:{block.line}: {block.place}"
+        page = read_page(name)
+        here = blocks_to_run(page)
+        for block in page.blocks:
+            where = f"{name}:{block.line}: {block.language}"
+            assert block.place in ("", "pg_cron", "syntax", FILE) or name in RUN_ELSEWHERE, where
+            if block.first_line in NOT_RUN.get(name, {}):
+                unused.discard((name, block.first_line))
+            elif block.place == FILE:
+                assert block.file, f"{where}: the text before it names no file"
+            elif name in RUN_ELSEWHERE:
+                assert block.language in ("sql", "console") or block.place, where
+            else:
+                is_run = (
+                    block in here
+                    or block.place == "pg_cron"
+                    or block.language == "js"
+                    or (block.language == "python" and block.place == "syntax")
+                )
+                assert is_run, f"{where}: not run: {block.first_line}"
+    assert not unused
 
 
 def test_there_are_examples_to_run() -> None:
     assert {"README.md", "docs/integration.md", "docs/operations.md"} <= set(pages_with("sql"))
-    assert pages_with("python") == ["docs/events.md", "docs/integration.md"]
+    assert {"docs/events.md", "docs/integration.md"} <= set(pages_with("python"))
     assert pages_with("sql", place="pg_cron") == ["docs/operations.md"]
+    assert INDENTED in {b.language for b in read_page("README.md").blocks}
+
+
+@pytest.mark.parametrize("name", pages_with("python", place="syntax"))
+def test_python_that_is_not_run_is_python_and_its_names_exist(name: str) -> None:
+    for block in read_page(name).blocks:
+        if block.place == "syntax":
+            where = f"{name}:{block.line}"
+            flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            tree = compile("\n" * block.line + block.text, where, "exec", flags)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stepquota"):
+                    assert node.module
+                    module = importlib.import_module(node.module)
+                    for imported in node.names:
+                        assert hasattr(module, imported.name), f"{where}: {imported.name}"
+                elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "stepquota":
+                    module = importlib.import_module("stepquota")
+                    assert hasattr(module, node.attr), f"{where}: {node.attr}"
+
+
+def test_the_job_for_kubernetes_calls_what_there_is(database: Database) -> None:
+    (job,) = (
+        yaml.safe_load(block.text)
+        for block in read_page("docs/how-to/run-without-pg-cron.md").blocks
+        if block.language == "yaml"
+    )
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    *_, option, call = container["command"]
+    assert option == "-c"
+    database.run(call)
+
+
+def test_events_for_stripe_are_those_of_the_code() -> None:
+    (listed,) = (
+        block.text
+        for block in read_page("docs/stripe.md").blocks
+        if block.first_line.startswith("customer.created")
+    )
+    assert set(re.split(r",\s*", listed)) == set(EVENT_TYPES)
 
 
 if node := shutil.which("node"):
@@ -469,6 +573,12 @@ def test_links_lead_somewhere(name: str) -> None:
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
             anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
             assert anchor in anchors, f"{name}: {path}#{anchor}"
+
+
+def test_the_index_has_every_page() -> None:
+    linked = {path for path, _ in _LINK.findall(read_page("docs/README.md").text)}
+    pages = {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")}
+    assert pages - linked == {"README.md"}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import psycopg
 
 from faults.world import World
+from harness.killable import Cluster
 
 chance = random.Random()
 
@@ -62,9 +63,10 @@ def terminate_backends(world: World) -> None:
             connection.execute("select pg_terminate_backend(%s)", [pid])
 
 
-def step_clock(world: World) -> None:
+def step_clock(world: World, by: float | None = None) -> None:
     """Everybody's clock, forward or back; later back to the real time."""
-    world.signals.clock = chance.choice([-86400, -3600, -40, 40, 3600, 86400, 40 * 86400])
+    by = by or chance.choice([-86400, -3600, -40, 40, 3600, 86400, 40 * 86400])
+    world.signals.clock = by
     time.sleep(0.7)
     world.signals.clock = 0
 
@@ -92,8 +94,11 @@ def _copy_server(world: World, folder: Path, *arguments: str) -> None:
     )
 
 
-def promote_replica(world: World) -> None:
-    """A synchronous replica takes the place of the server, which is killed with -9."""
+def promote_replica(world: World, *, is_synchronous: bool = True) -> None:
+    """A synchronous replica takes the place of the server, which is killed with -9.
+
+    One that is not synchronous, and has stopped receiving, is for the test that this is noticed.
+    """
     name = f"data{time.monotonic_ns()}"
     sockets = world.installation.make_folder(f"r{time.monotonic_ns()}")
     old = world.server
@@ -111,6 +116,11 @@ def promote_replica(world: World) -> None:
                     break
                 assert time.monotonic() < until, "the replica never became synchronous"
                 time.sleep(0.05)
+            if not is_synchronous:
+                connection.execute("alter system reset synchronous_standby_names")
+                connection.execute("select pg_reload_conf()")
+                _stop_receiving(replica)
+                world.wait_for_progress()
         time.sleep(chance.uniform(0.2, 0.8))
         old.kill()
         with psycopg.connect(replica.url, autocommit=True) as connection:
@@ -126,12 +136,28 @@ def promote_replica(world: World) -> None:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def restore_dump(world: World) -> None:
-    """A dump made under load, restored: it has what was acknowledged before it was begun."""
+def _stop_receiving(replica: Cluster) -> None:
+    with psycopg.connect(replica.url, autocommit=True) as connection:
+        connection.execute("alter system set primary_conninfo = ''")
+        connection.execute("select pg_reload_conf()")
+        until = time.monotonic() + 30
+        while connection.execute("select from pg_stat_wal_receiver").fetchall():
+            assert time.monotonic() < until, "the replica did not stop receiving"
+            time.sleep(0.05)
+
+
+def restore_dump(world: World, *, is_too_old: bool = False) -> None:
+    """A dump made under load, restored: it has what was acknowledged before it was begun.
+
+    One that is too old to have it is for the test that this is noticed.
+    """
     folder = world.installation.make_folder(f"p{time.monotonic_ns()}")
     since = world.take_bounds()
     file = str(folder / "dump")
     world.installation.run("pg_dump", f"--dbname={world.server.url}", "-Fc", f"--file={file}")
+    if is_too_old:
+        world.wait_for_progress()
+        since = world.take_bounds()
     with psycopg.connect(world.server.url, autocommit=True) as connection:
         connection.execute("drop database if exists restored")
         connection.execute("create database restored template template0")
@@ -142,8 +168,11 @@ def restore_dump(world: World) -> None:
     shutil.rmtree(folder)
 
 
-def restore_to_moment(world: World) -> None:
-    """A base backup and the WAL up to a moment, restored: it has what was acknowledged before."""
+def restore_to_moment(world: World, *, is_too_early: bool = False) -> None:
+    """A base backup and the WAL up to a moment, restored: it has what was acknowledged before.
+
+    A moment that is too early for it is for the test that this is noticed.
+    """
     folder = world.installation.make_folder(f"b{time.monotonic_ns()}")
     try:
         for segment in world.archive.iterdir():
@@ -162,6 +191,9 @@ def restore_to_moment(world: World) -> None:
             while not (world.archive / row[0]).exists():
                 assert time.monotonic() < until, "the WAL was not archived"
                 time.sleep(0.1)
+        if is_too_early:
+            world.wait_for_progress()
+            since = world.take_bounds()
         (folder / "data" / "recovery.signal").touch()
         copy = world.make_cluster(
             folder / "data",

@@ -15,11 +15,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from faults import injections
+from faults.clients import NICENESS
 from faults.injections import DECK, Injection
 from faults.world import World
 from harness.killable import Cluster, Installation
@@ -38,7 +40,7 @@ Record = Callable[[str, object], None]
 @pytest.mark.parametrize("name", SERVERS)
 def test_faults(name: str, record_property: Record) -> None:
     try:
-        installation = Installation(name)
+        installation = Installation(name, NICENESS)
     except Unavailable as reason:
         pytest.skip(str(reason))
     until = time.monotonic() + SECONDS
@@ -46,18 +48,11 @@ def test_faults(name: str, record_property: Record) -> None:
     deck: list[Injection] = []
     wrong: list[str] = []
     try:
-        template = installation.make_folder("t")
-        cluster = Cluster(installation, template / "data", template)
-        cluster.initialise("--wal-segsize=1")
-        cluster.start()
-        migrate(cluster.url)
-        with psycopg.connect(cluster.url, autocommit=True) as connection:
-            connection.execute("checkpoint")
-        cluster.kill()
+        template = make_template(installation)
         try:
             while True:
                 try:
-                    _run_world(World(installation, template / "data", DISK), deck, until, counts)
+                    _run_world(World(installation, template, DISK), deck, until, counts)
                 except Exception as error:
                     # The next world may show more.
                     wrong.append("".join(traceback.format_exception(error)))
@@ -69,6 +64,19 @@ def test_faults(name: str, record_property: Record) -> None:
         installation.remove()
     assert not wrong, "\n".join(wrong)
     assert counts["faults"] > 0
+
+
+def make_template(installation: Installation) -> Path:
+    """A data directory with stepquota in it."""
+    folder = installation.make_folder("t")
+    cluster = Cluster(installation, folder / "data", folder)
+    cluster.initialise("--wal-segsize=1")
+    cluster.start()
+    migrate(cluster.url)
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute("checkpoint")
+    cluster.kill()
+    return folder / "data"
 
 
 def _run_world(world: World, deck: list[Injection], until: float, counts: Counter[str]) -> None:

@@ -93,9 +93,14 @@ class Clock:
         self._database.server.run(f"alter database {name} {change}")
 
 
-def empty_database(server: Server) -> Database:
-    """A new database with nothing in it."""
-    return _create(server, f"{_PREFIX}_{next(_numbers)}", "template0")
+def empty_database(server: Server, name: str | None = None) -> Database:
+    """A new database with nothing in it.
+
+    Args:
+        server: Where.
+        name: Its name, if that matters; one that exists is dropped.
+    """
+    return _create(server, name or f"{_PREFIX}_{next(_numbers)}", "template0")
 
 
 def migrated_database(server: Server, name: str | None = None) -> Database:

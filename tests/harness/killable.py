@@ -34,12 +34,16 @@ class Installation:
 
     Args:
         name: ``postgres15`` or ``embedded18``.
+        niceness: By how much they stand back behind other programs.
+        language: Such as ``de_DE``: the locale ``de_DE.UTF-8`` is made for them.
 
     Raises:
         Unavailable: The programs are not installed.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, niceness: int = 0, language: str | None = None):
+        self._niceness = niceness
+        self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
         if name == EMBEDDED18:
             binaries = embedded_binaries()
         elif (_DEBIAN / "bin" / "initdb").exists():
@@ -51,6 +55,22 @@ class Installation:
         self.user = find_server_user()
         self.folder = make_short_folder(self.user, [_SHARED_MEMORY])
         self._binaries = make_binaries_usable(binaries, self.folder, self.user)
+        if language:
+            self._make_locale(f"{language}.UTF-8")
+
+    def _make_locale(self, locale: str) -> None:
+        language, _, encoding = locale.partition(".")
+        locales = self.folder / "l"
+        locales.mkdir()
+        try:
+            subprocess.run(
+                ["localedef", "-i", language, "-f", encoding, locales / locale],
+                check=True,
+                capture_output=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Unavailable(f"{locale} cannot be made; Debian's package locales can") from error
+        self._environment["LOCPATH"] = str(locales)
 
     def make_folder(self, name: str) -> Path:
         """A folder that the server's user owns."""
@@ -66,7 +86,7 @@ class Installation:
     def popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a program."""
         return subprocess.Popen(
-            [str(self._binaries.program(program)), *arguments],
+            ["nice", f"-n{self._niceness}", str(self._binaries.program(program)), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -75,7 +95,7 @@ class Installation:
             extra_groups=[] if self.user else None,
             start_new_session=True,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            env=self._environment,
         )
 
     def remove(self) -> None:

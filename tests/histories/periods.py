@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
 
 from acceptance.stripe_objects import Metadata, deleted, plan_of
 from histories.model import Subscription, add_months
@@ -118,7 +118,7 @@ class Periods(Quotas):
             cancel_at_period_end=subscription.ends_with_period,
         )
         moment, is_paused = self.model.now, self.is_paused
-        rows = self.call("apply_stripe_object", json.dumps(plan), fetched_at or moment)
+        rows = self.call("apply_stripe_object", Jsonb(plan), fetched_at or moment)
         if {row["action"] for row in rows} - {"unchanged", "stale"}:
             # What says nothing new is no reason to decide anything.
             self.look_and_resume_at(moment, is_paused)
@@ -134,4 +134,4 @@ class Periods(Quotas):
             self.model.subscription = None
             self.look_and_resume()
             gone = deleted({"id": f"sub_{TENANT}_{subscription.name}", "object": "subscription"})
-            self.call("apply_stripe_object", json.dumps(gone), self.model.now)
+            self.call("apply_stripe_object", Jsonb(gone), self.model.now)

@@ -190,6 +190,13 @@ class Runs(Quotas):
     def release_run(self, run_id: str) -> None:
         self.set_hold("release_workflow_run", run_id, False)
 
+    @step(run_id=runs)
+    def be_held_while_quota_comes(self, run_id: str) -> None:
+        """A run that may be paused is passed over while it is held, and goes on at its release."""
+        self.hold_run(run_id)
+        self.change_limit_to_about_what_is_used(2)
+        self.release_run(run_id)
+
     def set_hold(self, function: str, run_id: str, is_held: bool) -> None:
         run = self.model.runs.get(run_id)
         error = None if run else "WQ002"
@@ -223,7 +230,8 @@ class Runs(Quotas):
         if self.is_paused or self.model.queue():
             self.model.look()
             self.model.resume_all()
-        self.set_clock()
+        self._is_paused = None
+        self.value("select histories.at(%s, '')", self.next_moment())
         self.connection.execute("call stepquota.resume_scan()")
 
     @step(when=lambda self: not self.is_in_transaction)
@@ -264,6 +272,15 @@ class Runs(Quotas):
         self.change_limit_to_about_what_is_used(1)
         self.reserve_one()
         self.claim("go on")
+
+    @step()
+    def come_back_after_the_lease(self) -> None:
+        """A worker is so slow that another one has its runs by then; its number opens nothing."""
+        paths = self.claim_all()
+        self.pass_time("past a lease")
+        self.claim_all()
+        for run_id, path in paths:
+            self.start_step(run_id, (path, 1), "action", age=1)
 
     def claim_all(self) -> list[tuple[str, str]]:
         """A worker takes all there is; answers which paths it is to enter."""

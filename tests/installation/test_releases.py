@@ -17,7 +17,7 @@ from .conftest import Psql, repository
 RELEASES = sorted((repository() / "tests" / "releases").glob("*.sql"))
 
 # A tenant that has run dry in the middle of a run, and one that has not; a subscription, waits,
-# runs that ended, and one that was resumed.
+# runs that ended, one that was resumed, one that a worker has in hand, one of a suspended tenant.
 USE = """
 select stepquota.set_tier_limit('solo', 2);
 select stepquota.register_workflow_run('dry', 'r'), stepquota.register_workflow_run('wet', 'r');
@@ -45,9 +45,35 @@ select stepquota.start_workflow_step('paying', 'waiting', 'a', 1, 'human');
 select stepquota.open_workflow_run_wait('paying', 'waiting', 'a', 'human');
 select stepquota.cancel_workflow_run('paying', 'dropped');
 select stepquota.reserve_workflow_step('paying') from generate_series(1, 30);
+select stepquota.register_workflow_run(t, 'r') from unnest('{handed,suspended}'::text[]) t;
+select stepquota.start_workflow_step(t, 'r', n::text)
+  from unnest('{handed,suspended}'::text[]) t, generate_series(1, 3) n;
+select stepquota.finish_workflow_step('handed', 'r', '1', 1, 'RETRY_SCHEDULED', '{"why": "so"}');
+select stepquota.set_tenant_plan('handed', 'pro');
+select stepquota.claim_workflow_run_resumptions('before', 10, '1 hour');
+insert into stepquota.tenants (tenant, suspended_at) values ('suspended', now());
+select stepquota.set_tier_limit('all', null), stepquota.set_tenant_plan('free', 'all');
+select stepquota.reserve_workflow_step('free') from generate_series(1, 200);
 select stepquota.register_workflow_run('resumed', 'r');
 select stepquota.start_workflow_step('resumed', 'r', n::text) from generate_series(1, 3) n;
 select stepquota.set_tenant_plan('resumed', 'pro');
+"""
+
+
+# What must not change: the ledger, and what is used.
+KEPT = """
+select tenant, run_id, node_path, attempt, step_id::text, status, period_start::text
+  from stepquota.workflow_run_steps
+ union all
+select tenant, '', '', sum(used_count), '', '', period_start::text
+  from stepquota.workflow_step_usage_lanes group by tenant, period_start
+ order by 1, 2, 3, 4
+"""
+DRIFT = """
+select p.tenant, r.drift - r.unledgered_count
+  from stepquota.workflow_step_usage_periods p
+ cross join lateral stepquota.reconcile_workflow_step_usage(p.tenant, p.period_start) r
+ where r.drift <> r.unledgered_count
 """
 
 
@@ -74,19 +100,26 @@ def test_an_upgrade_keeps_what_is_there_and_ends_as_a_fresh_installation(
     psql(other_database, release.read_text()).check_returncode()
     psql(other_database, USE).check_returncode()
     other_database.run("call stepquota.tick()")
+    with other_database.connect() as connection:
+        kept = connection.execute(KEPT).fetchall()
+    assert len(kept) > 15
 
-    migrate(other_database.url)
+    assert migrate(other_database.url).violations == ()
 
     assert schema(other_database) == schema(database)
     with other_database.connect() as connection:
+        assert connection.execute(KEPT).fetchall() == kept
+        assert connection.execute(DRIFT).fetchall() == []
         assert connection.execute("select * from stepquota.verify_all()").fetchall() == []
         status = connection.execute(
             "select tenant, status from stepquota.workflow_runs order by tenant, status"
         ).fetchall()
         assert status == [
             ("dry", "WAITING"),
+            ("handed", "RUNNING"),
             *(("paying", ended) for ended in ("CANCELED", "FAILED", "WAITING")),
             ("resumed", "RUNNING"),
+            ("suspended", "RUNNING"),
             ("wet", "RUNNING"),
         ]
         used = connection.execute(
@@ -98,6 +131,23 @@ def test_an_upgrade_keeps_what_is_there_and_ends_as_a_fresh_installation(
             "select tenant, node_paths from stepquota.claim_workflow_run_resumptions('w')"
         ).fetchall()
         assert claimed == [("resumed", ["3"])]
+        # Who had a run in hand before goes on with it, under the number that it was handed out by.
+        (delivery,) = connection.execute(
+            "select delivery from stepquota.workflow_run_resumptions where tenant = 'handed'"
+        ).fetchall()
+        outcomes = connection.execute(
+            "select (stepquota.start_workflow_step('handed', 'r', '3', p_delivery => %s)).outcome,"
+            " (stepquota.start_workflow_step('handed', 'r', '1')).outcome,"
+            " (stepquota.start_workflow_step('suspended', 'r', '3')).outcome",
+            delivery,
+        ).fetchone()
+        assert outcomes == ("started", "already_finished", "held")
+        # What was not there before works on what was.
+        granted = connection.execute(
+            "select granted from stepquota.open_workflow_step_batch("
+            "'free', gen_random_uuid(), 50, 'after')"
+        ).fetchone()
+        assert granted == (50,)
         # The paused run goes on, and the counters go on from where they were.
         connection.execute("select stepquota.set_tier_limit('solo', 3)")
         started = connection.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -40,6 +41,15 @@ select stepquota.map_stripe_customer('cus_' || t, t) from unnest(array['acme', '
 select stepquota.claim_quota_events('test');
 select stepquota.reconcile_tenant(t) from unnest(array['acme', 'globex']) t;
 """
+
+
+_SELDOM = ("test_server_log.py", "test_broken_functions.py")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """What is slow, and not for every change, is for make test-engines and make test-faults."""
+    is_wanted = os.environ.get("STEPQUOTA_RUNTIMES") or os.environ.get("STEPQUOTA_FAULTS")
+    return (not is_wanted and collection_path.name in _SELDOM) or None
 
 
 class Stage:

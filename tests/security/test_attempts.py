@@ -200,7 +200,8 @@ def ids(stage: Stage, tenant: str) -> dict[str, Any]:
                 select 'grant', grant_id from stepquota.workflow_step_grants
                  where tenant = %(tenant)s
                 union all
-                select 'resumption', gen_random_uuid()""",
+                select 'resumption', resumption_id from stepquota.workflow_run_resumptions
+                 where tenant = %(tenant)s""",
                 {"tenant": tenant},
             ).fetchall()
         )
@@ -209,8 +210,23 @@ def ids(stage: Stage, tenant: str) -> dict[str, Any]:
 def test_keys_of_others_open_nothing(stage: Stage) -> None:
     """Who knows the ids of another tenant is told that there are none."""
     stage.database.run(f"select stepquota.register_workflow_run('{OTHER}', 'theirs')")
-    before = stage.rows_of(OTHER)
-    theirs = ids(stage, OTHER)
+    # As if the event had come.
+    stage.database.run(f"""
+        insert into stepquota.workflow_run_resumptions
+          (tenant, resumption_id, run_id, runtime, wait_id, wait_type, node_paths, unentered_paths,
+           created_at, claimable_at)
+        select tenant, gen_random_uuid(), run_id, 'default', wait_id, 'event', node_paths,
+               node_paths, now(), now()
+          from stepquota.workflow_run_waits where tenant = '{OTHER}' and wait_type = 'event'""")
+    try:
+        try_keys_of(OTHER, stage)
+    finally:
+        stage.database.run("delete from stepquota.workflow_run_resumptions")
+
+
+def try_keys_of(other: str, stage: Stage) -> None:
+    before = stage.rows_of(other)
+    theirs = ids(stage, other)
     with stage.login(stage.bound["operator"]) as connection:
         for attempt in (
             lambda: stepquota.resume_workflow_run(connection, OWN, "theirs", "mine"),
@@ -234,7 +250,7 @@ def test_keys_of_others_open_nothing(stage: Stage) -> None:
             stepquota.redeliver_workflow_run_resumption(connection, OWN, theirs["resumption"])
     with stage.login(stage.free["operator"]) as connection, pytest.raises(UnknownGrant):
         stepquota.revoke_workflow_step_grant(connection, OWN, theirs["grant"], "mine")
-    assert stage.rows_of(OTHER) == before
+    assert stage.rows_of(other) == before
 
 
 def test_nobody_makes_more_of_his_own_quota(stage: Stage) -> None:

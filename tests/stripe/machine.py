@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from harness.databases import Database
-from histories.quotas import clear
 from histories.steps import Step, next_steps, step
 from stepquota.demo.stripe_fake import CURRENT_VERSION, Courier, Held, Mishaps, StripeFake
 from stepquota.errors import StripeSyncRunning
@@ -104,7 +103,7 @@ class Account(RuleBasedStateMachine):
         self.is_silent = False
         # No list has what is on a test clock, so without an event nobody hears of it.
         self.hidden: set[str] = set()
-        clear(bench.connection)
+        bench.connection.execute("call histories.clear()")
         bench.fake.clear()
         self.api = bench.open_api()
         self.mirror = Mirror(bench.connection)

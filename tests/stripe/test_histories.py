@@ -19,6 +19,7 @@ from stripe import HTTPClient
 
 from harness.databases import Database
 from harness.servers import EMBEDDED18
+from histories.quotas import prepare_clearing
 from histories.test_histories import OTHERS, SECONDS, USUAL
 from stepquota.demo.stripe_fake import StripeFake, serve
 from stepquota.stripe_sync import api
@@ -36,6 +37,7 @@ def bench(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench
     fake = StripeFake("sk_test_histories")
     with serve(fake) as address, database.connect(autocommit=True) as connection:
         connection.execute("set jit = off")
+        prepare_clearing(connection)
         yield Bench(database, connection, fake, ApiSettings(Secret(fake.api_key), False, address))
 
 

@@ -61,7 +61,7 @@ DatabaseUrl = Annotated[
     typer.Argument(
         envvar="DATABASE_URL",
         metavar="DATABASE_URL",
-        help="The database, as postgresql://user:password@host:port/database.",
+        help="The database, such as postgresql://role@host/database.",
         show_default=False,
     ),
 ]

@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "temporal.md"
 def test_the_examples_work(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workflows, program, steps = re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    workflows, program, steps = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     body = "".join(f"        {line}\n" for line in steps.splitlines() if line[:4] != "from")
     laps = f"""
 from temporalio import workflow

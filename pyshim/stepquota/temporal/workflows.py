@@ -369,6 +369,9 @@ async def _carry_through(
             metering.is_registered = True
             types = [asked.ret_type] if asked.ret_type else None
             return workflow.payload_converter().from_payloads([result.payload], types)[0]
+        if (task := asyncio.current_task()) and task.cancelling():
+            # The refusal was faster than the cancellation, and has swallowed it.
+            raise asyncio.CancelledError
         if refused.outcome == "unreachable":
             await workflow.sleep(min(2**pauses, _LONGEST_PAUSE_SECONDS))
             pauses += 1

@@ -78,8 +78,9 @@ begin
         limit 1)
      and (l.allowance is null or l.used_count < l.allowance)
   returning l.used_count, v_carried_count + l.used_count + l.others_used_count into v_own_count, v_used_count;
-  -- One expression for all that is rare.
-  if v_used_count is null or v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
+  -- One expression for all that is rare; of several lanes, for all that _is_count_due might say.
+  if v_used_count is null or v_used_count > v_limit or v_used_count >= v_alert_at_count
+     or v_lane_count > 1 and (v_own_count & 31 = 0 or v_limit - v_used_count < v_lane_count * stepquota._get_lane_minimum())
      or stepquota._is_debugging() then
     if v_used_count is null and v_lane_count = 1 then
       v_used_count := v_carried_count + stepquota._take_unit_after_wait(p_tenant, v_period_start, 1, v_now);

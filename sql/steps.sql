@@ -88,7 +88,8 @@ begin
         v_step_id := gen_random_uuid();
         if stepquota._host_insert_step(p_tenant, p_run_id, p_node_path, p_attempt, v_run.ledger_month, v_step_id,
              p_step_type, v_period_start, v_now) then
-          if v_lane_count > 1 or v_used_count > v_limit or v_used_count >= v_alert_at_count
+          if v_used_count > v_limit or v_used_count >= v_alert_at_count
+             or v_lane_count > 1 and (v_own_count & 31 = 0 or v_limit - v_used_count < v_lane_count * stepquota._get_lane_minimum())
              or stepquota._is_debugging() then
             if stepquota._is_count_due(v_own_count, v_used_count, v_limit, v_alert_at_count, v_lane_count)
                or v_used_count >= v_alert_at_count or stepquota._is_debugging() then

@@ -29,12 +29,13 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 import psycopg
 from dbos import DBOS, DBOSClient, SQLAlchemyDatasource
 from dbos import error as errors
+from dbos._context import get_local_dbos_context
 from psycopg_pool import ConnectionPool
 
 import stepquota
 from stepquota.errors import RunEnded, StepAlreadyFinished
 
-__all__ = ["Quota"]
+__all__ = ["Quota", "TimeLimited"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -48,6 +49,10 @@ _DONE = "stepquota: done"
 _FAILED = "stepquota: failed"
 
 _Record = tuple[str, Any]
+
+
+class TimeLimited(Exception):
+    """A workflow has a timeout, by which DBOS would cancel it while it is paused."""
 
 
 def _topic(node_path: str) -> str:
@@ -92,11 +97,15 @@ class Quota:
         self._pool.close()
 
     def workflow(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        """Ends the run when the workflow ends. It goes below ``@DBOS.workflow()``."""
+        """Ends the run when the workflow ends. It goes below ``@DBOS.workflow()``.
+
+        The workflow raises ``TimeLimited``, and does nothing, if it has a timeout.
+        """
         _check_is_synchronous(function)
 
         @functools.wraps(function)
         def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            _check_has_no_timeout()
             try:
                 result = function(*args, **kwargs)
             except errors.DBOSWorkflowCancelledError:
@@ -288,6 +297,7 @@ class Quota:
 
     @staticmethod
     def _draw_path(name: str) -> str:
+        _check_has_no_timeout()
         # DBOS numbers what a workflow does in the same way each time it is executed.
         return f"{name}[{DBOS.reserve_step().step_id}]"
 
@@ -371,6 +381,16 @@ class Quota:
 
 def _failure(is_last: bool) -> Literal["FAILED", "RETRY_SCHEDULED"]:
     return "FAILED" if is_last else "RETRY_SCHEDULED"
+
+
+def _check_has_no_timeout() -> None:
+    # Its own, or its parent's. To ask DBOS.get_workflow_status would be a step of the workflow.
+    context = get_local_dbos_context()
+    if context and context.workflow_deadline_epoch_ms is not None:
+        raise TimeLimited(
+            f"workflow {DBOS.workflow_id} has a timeout, by which DBOS would cancel it while it "
+            "waits for its tenant's quota: start it without one"
+        )
 
 
 def _check_is_synchronous(function: Callable[..., Any]) -> None:

@@ -532,6 +532,7 @@ def test_functions_that_are_named_exist(database: Database) -> None:
     known = {row[0] for row in rows} | {"now", "sql"}  # a setting, and a file
     # What is Python's alone.
     modules = {
+        "absurd",
         "aio",
         "dbos",
         "errors",

@@ -6,7 +6,7 @@ They run on PostgreSQL 18 alone: what differs between servers is tested without 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,12 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     database = migrated_database(request.config.stash[POOL].get(EMBEDDED18))
     yield database
     database.drop()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Has a line printed at the end of the run."""
+    return lambda line: request.node.user_properties.append(("measured", line))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 import stepquota
-from engines.dbos_engine import DbosAdapter, run_measurement, run_transactions
-from engines.many import report, run_dry_and_go_on
+from engines.dbos_engine import DbosAdapter, run_limited, run_measurement, run_transactions
+from engines.many import Tell, report, run_dry_and_go_on, survive_kills
 from stepquota.testing import Conformance
 
 
@@ -29,8 +29,12 @@ class TestDbos(Conformance):
     patience_seconds = 60.0
 
 
-def test_two_hundred_workflows(adapter: DbosAdapter, database_url: str) -> None:
-    run_dry_and_go_on(adapter, database_url)
+def test_two_hundred_workflows(tell: Tell, adapter: DbosAdapter, database_url: str) -> None:
+    run_dry_and_go_on(tell, "DBOS", adapter, database_url)
+
+
+def test_killed_workers_and_failures(tell: Tell, adapter: DbosAdapter, database_url: str) -> None:
+    survive_kills(tell, "DBOS", adapter, database_url)
 
 
 def run(target: Callable[..., None], adapter: DbosAdapter, *args: Any) -> int | None:
@@ -90,8 +94,21 @@ def test_a_transaction_that_dies_leaves_nothing(
     assert rows == [(1,), (2,)]
 
 
-def test_what_it_costs(adapter: DbosAdapter, database_url: str, tmp_path: Path) -> None:
+def test_a_workflow_with_a_timeout_is_refused(
+    adapter: DbosAdapter, database_url: str, tmp_path: Path
+) -> None:
+    """DBOS would cancel it by it while it is paused."""
+    assert run(run_limited, adapter, str(tmp_path / "said")) == 0
+    said = json.loads((tmp_path / "said").read_text())
+    assert said.pop("without") == "None"
+    assert set(said) == {"whole", "steps_alone", "parent", "queued"}
+    assert set(said.values()) == {"TimeLimited"}
+    with psycopg.connect(database_url) as connection:
+        assert ledger(connection) == [("metered", 1, "SUCCEEDED")]
+
+
+def test_what_it_costs(tell: Tell, adapter: DbosAdapter, database_url: str, tmp_path: Path) -> None:
     with psycopg.connect(database_url) as connection:
         stepquota.set_tier_limit(connection, "solo", 100000)
     assert run(run_measurement, adapter, str(tmp_path / "seconds")) == 0
-    report("DBOS", *json.loads((tmp_path / "seconds").read_text()))
+    report(tell, "DBOS", *json.loads((tmp_path / "seconds").read_text()))

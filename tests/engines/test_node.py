@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 import stepquota
+from engines.many import Tell, check_silence, track_functions, watch
 from harness.databases import Database
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
@@ -128,4 +129,49 @@ def test_killed_workers_lose_nothing(database: Database, start: Start) -> None:
         until(lambda: counts(connection) == {"done": 30})
         assert value(connection, "select count(*) from effects") == 30 * STEPS
         assert stepquota.resolve_workflow_step_quota(connection, "acme").used_count == 30 * STEPS
+        assert stepquota.verify_all(connection) == ()
+
+
+def test_two_hundred_jobs(database: Database, start: Start, tell: Tell) -> None:
+    """A tenant runs dry among 200 jobs, and workers are killed before that, in it and after it."""
+    track_functions(database.url)
+    with database.connect(autocommit=True) as connection:
+        set_limit(connection, 300)
+        queue(connection, 0)
+        workers = [start(), start()]
+        idle = watch(database.url)
+
+        def kill_one() -> None:
+            worker = workers.pop(0)
+            worker.kill()
+            worker.wait()
+            workers.append(start())
+
+        queue(connection, 200)
+        for effects in (80, 200):
+            until(lambda n=effects: value(connection, "select count(*) from effects") >= n)  # type: ignore[misc]
+            kill_one()
+        until(lambda: value(connection, "select count(*) from effects") == 300)
+        until(lambda: set(counts(connection)) <= {"paused", "done"})
+        paused = counts(connection)["paused"]
+        assert paused >= 100
+        kill_one()
+        check_silence(tell, "Node", paused, idle, watch(database.url))
+        assert stepquota.resolve_workflow_step_quota(connection, "acme").used_count == 300
+        set_limit(connection, 10000)
+        until(lambda: value(connection, "select count(*) from effects") >= 420)
+        kill_one()
+        until(lambda: counts(connection) == {"done": 200})
+        # What was done and what was counted are the same attempts.
+        assert value(connection, "select count(*) from stepquota.workflow_run_steps") == 600
+        assert (
+            value(
+                connection,
+                "select count(*) from effects e join stepquota.workflow_run_steps s"
+                " on s.step_id = e.step_id and s.attempt = 1 and s.status = 'SUCCEEDED'",
+            )
+            == value(connection, "select count(*) from effects")
+            == 600
+        )
+        assert stepquota.resolve_workflow_step_quota(connection, "acme").used_count == 600
         assert stepquota.verify_all(connection) == ()

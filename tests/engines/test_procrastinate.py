@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import chain
 
 import psycopg
 import pytest
 from procrastinate import App, PsycopgConnector
 
-from engines.many import report, run_dry_and_go_on
+from engines.many import Tell, report, run_dry_and_go_on, survive_kills
 from engines.procrastinate_engine import ProcrastinateAdapter
 from stepquota.procrastinate import Quota
 from stepquota.testing import Conformance
@@ -26,8 +27,14 @@ class TestProcrastinate(Conformance):
     pass
 
 
-def test_two_hundred_runs(adapter: ProcrastinateAdapter, database_url: str) -> None:
-    run_dry_and_go_on(adapter, database_url)
+def test_two_hundred_runs(tell: Tell, adapter: ProcrastinateAdapter, database_url: str) -> None:
+    run_dry_and_go_on(tell, "procrastinate", adapter, database_url)
+
+
+def test_killed_workers_and_failures(
+    tell: Tell, adapter: ProcrastinateAdapter, database_url: str
+) -> None:
+    survive_kills(tell, "procrastinate", adapter, database_url)
 
 
 def test_a_job_that_is_not_metered_is_left_alone(
@@ -39,9 +46,12 @@ def test_a_job_that_is_not_metered_is_left_alone(
     assert row == (0,)
 
 
-def test_what_it_costs(adapter: ProcrastinateAdapter, database_url: str) -> None:
-    without = durations(database_url, 300, "")
-    report("procrastinate", without, durations(database_url, 300, "acme"))
+def test_what_it_costs(tell: Tell, adapter: ProcrastinateAdapter, database_url: str) -> None:
+    # By turns, so that both meet the same machine.
+    parts = [
+        (durations(database_url, 60, ""), durations(database_url, 60, "acme")) for _ in range(5)
+    ]
+    report(tell, "procrastinate", *(list(chain(*seconds)) for seconds in zip(*parts, strict=True)))
 
 
 def durations(database_url: str, count: int, tenant: str) -> list[float]:

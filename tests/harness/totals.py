@@ -27,6 +27,7 @@ class Totals:
     by_server: Counter[str] = field(default_factory=Counter)
     assertions_by_server: Counter[str] = field(default_factory=Counter)
     skips: Counter[str] = field(default_factory=Counter)
+    measured: list[str] = field(default_factory=list)
 
     @property
     def last_line(self) -> str:
@@ -40,7 +41,8 @@ class Totals:
         return [reason for reason in self.skips if not reason.startswith(allowed)]
 
     def lines(self) -> Iterable[str]:
-        """What was run where, and what was not run."""
+        """What was measured, what was run where, and what was not run."""
+        yield from self.measured
         for server in sorted(self.by_server):
             yield (
                 f"{server}: {self.by_server[server]} tests, "
@@ -64,7 +66,9 @@ def count(stats: dict[str, list[Any]]) -> Totals:
 
 
 def _count_run(totals: Totals, report: Any, *, failed: bool) -> None:
-    properties = dict(getattr(report, "user_properties", []))
+    given = getattr(report, "user_properties", [])
+    totals.measured += [text for name, text in given if name == "measured"]
+    properties = dict(given)
     tap = properties.get("tap")
     if tap is None:
         totals.passed += not failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -18,12 +18,11 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 import stepquota
-from engines.many import report, run_dry_and_go_on
+from engines.many import Tell, report, run_dry_and_go_on, survive_kills
 from engines.temporal_engine import TemporalAdapter, start_server
 from engines.temporal_workflows import Measured
 from stepquota.temporal import Quota, tenant
 from stepquota.testing import Conformance
-from stepquota.testing.conformance import Bench
 
 ROUNDS, STEPS = 6, 50
 
@@ -39,27 +38,23 @@ class TestTemporal(Conformance):
     patience_seconds = 60.0
 
 
-def test_two_hundred_workflows(adapter: TemporalAdapter, database_url: str) -> None:
-    run_dry_and_go_on(adapter, database_url)
+def test_two_hundred_workflows(tell: Tell, adapter: TemporalAdapter, database_url: str) -> None:
+    run_dry_and_go_on(tell, "Temporal", adapter, database_url)
 
 
-class _Crowded(Conformance):
-    patience_seconds = 120.0
-    crowd = 50
+def test_killed_workers_and_failures(
+    tell: Tell, adapter: TemporalAdapter, database_url: str
+) -> None:
+    survive_kills(tell, "Temporal", adapter, database_url)
 
 
-def test_failures_retries_and_kills_of_many(adapter: TemporalAdapter, database_url: str) -> None:
-    with closing(Bench(adapter, database_url, _Crowded.patience_seconds)) as bench:
-        _Crowded().test_failures_retries_and_kills_are_counted_exactly(bench)
-
-
-def test_what_it_costs(database_url: str) -> None:
+def test_what_it_costs(tell: Tell, database_url: str) -> None:
     """Of a step as a workflow sees it, and of the activity alone, which is where it asks."""
     with psycopg.connect(database_url) as connection:
         stepquota.set_tier_limit(connection, "solo", 100000)
     without, with_quota = asyncio.run(measure(database_url))
-    report("Temporal", without.steps, with_quota.steps)
-    report("Temporal, the activity alone", without.activities, with_quota.activities)
+    report(tell, "Temporal", without.steps, with_quota.steps)
+    report(tell, "Temporal, the activity alone", without.activities, with_quota.activities)
 
 
 @activity.defn

@@ -1,4 +1,4 @@
-"""A glance at procrastinate; the whole kit runs there with make test-engines."""
+"""A glance at procrastinate and Temporal; the whole kit runs there with make test-engines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from engines.procrastinate_engine import ProcrastinateAdapter
+from engines.temporal_engine import TemporalAdapter
 from harness.databases import migrated_database
 from harness.servers import EMBEDDED18
 from harness.tap import POOL
@@ -26,9 +27,12 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     database.drop()
 
 
-def test_jobs_pause_and_go_on(database_url: str) -> None:
+@pytest.mark.parametrize("adapter_class", [ProcrastinateAdapter, TemporalAdapter])
+def test_runs_pause_and_go_on(
+    database_url: str, adapter_class: type[ProcrastinateAdapter | TemporalAdapter]
+) -> None:
     with (
-        closing(ProcrastinateAdapter(database_url)) as adapter,
+        closing(adapter_class(database_url)) as adapter,
         closing(Bench(adapter, database_url, Few.patience_seconds)) as bench,
     ):
         Few().test_paused_runs_go_on_when_there_is_quota(bench)

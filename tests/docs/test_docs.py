@@ -544,6 +544,7 @@ def test_functions_that_are_named_exist(database: Database) -> None:
         "procrastinate",
         "results",
         "resumptions",
+        "temporal",
         "testing",
     }
     for name in PAGES:

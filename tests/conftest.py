@@ -74,6 +74,8 @@ def _needs(item: pytest.Item) -> set[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes long and hardly depends on the server runs on both with make test-engines only.
 
+    So does what is marked as slow.
+
     And the tests whose jobs pg_cron really runs are the first of those with its database: once that
     has been dropped and made again, it may be minutes until it runs anything.
     """
@@ -83,7 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elsewhere = [
         item
         for item in items
-        if (POSTGRES15 in item.name and _is_for_the_newest(item))
+        if item.get_closest_marker("slow")
+        or (POSTGRES15 in item.name and _is_for_the_newest(item))
         or (EMBEDDED18 in item.name and item.path.name in _ON_THE_OLDEST)
     ]
     config.hook.pytest_deselected(items=elsewhere)
@@ -96,7 +99,9 @@ _ON_THE_OLDEST = ("test_hostile_places.py", "test_interrupted.py", "test_release
 
 def _is_for_the_newest(item: pytest.Item) -> bool:
     folder = item.path.parent.name
-    return folder in ("conformance", "adoption", "page", "security") or "[adopted-" in item.name
+    if folder in ("conformance", "adoption", "demo", "page", "security"):
+        return True
+    return "[adopted-" in item.name
 
 
 @pytest.fixture(scope="session")

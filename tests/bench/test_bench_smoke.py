@@ -58,6 +58,7 @@ def test_two_measures_run_and_are_told_with_their_goals(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_ledger_of_many_rows(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 
@@ -75,6 +76,7 @@ def test_a_ledger_of_many_rows(tmp_path: Path) -> None:
     assert all(outcome["peer"].endswith(", 5,000 rows") for outcome in run["findings"]["outcomes"])
 
 
+@pytest.mark.slow
 def test_pauses(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 
@@ -89,6 +91,7 @@ def test_pauses(tmp_path: Path) -> None:
     assert resumed == [0], "the common design starves who could go on"
 
 
+@pytest.mark.slow
 def test_tasks_that_share_a_reserver(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 

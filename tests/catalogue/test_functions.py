@@ -36,6 +36,7 @@ def test_plpgsql_check_finds_nothing(database: Database) -> None:
     assert findings == [], "\n".join(map(str, findings))
 
 
+@pytest.mark.slow
 @pytest.mark.needs("plpgsql_check")
 def test_every_function_and_every_event_type_is_reached_by_a_pgtap_file(
     server: Server, pytestconfig: pytest.Config

@@ -16,6 +16,7 @@ declare
   v_resumption stepquota.workflow_run_resumptions;
   v_missing text;
   v_count bigint;
+  v_by_session bigint;
   v_oldest timestamptz;
   v_stripe record;
   -- The feeders' moments are the real clock's.
@@ -54,14 +55,17 @@ begin
   return next;
 
   item := 'bound roles';
-  select count(*), string_agg(format('%s: %s', b.role, b.problem), '; ' order by b.role) filter (where b.problem is not null)
-    into v_count, v_missing
+  select count(*), count(*) filter (where b.tenant = ''),
+         string_agg(format('%s: %s', b.role, b.problem), '; ' order by b.role) filter (where b.problem is not null)
+    into v_count, v_by_session, v_missing
     from stepquota.list_tenant_role_bindings() b;
   if cardinality(coalesce(v_policy.bound_roles, '{}')) <> v_count then
     v_missing := 'the policy row does not name them as tenant_role_bindings does';
   end if;
   state := case when v_missing is not null then 'warn' else 'ok' end;
-  detail := coalesce(v_missing, case when v_count = 0 then 'none' else format('%s, each to its tenant', v_count) end);
+  detail := coalesce(v_missing, case when v_count = 0 then 'none' else concat_ws(', ',
+    case when v_count > v_by_session then format('%s to a tenant each', v_count - v_by_session) end,
+    case when v_by_session > 0 then format('%s to the tenant that its session names', v_by_session) end) end);
   hint := case when v_missing is not null
     then 'Bind such a role anew by its present name, or unbind it: unbind_tenant_role, bind_tenant_role.' end;
   return next;

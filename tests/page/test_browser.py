@@ -337,6 +337,23 @@ def test_axe_finds_nothing_serious(operator: Browser, axe: str, scheme: str, wid
         assert operator.driver.execute_script(overflow) <= 0, name
 
 
+def test_everything_of_a_tenant_fits_a_narrow_screen(operator: Browser) -> None:
+    operator.show(400, 900)
+    operator.go("/tenant?tenant=acme")
+    operator.shoot("narrow")
+    paused = operator.one("section[aria-labelledby=paused]")
+    assert "root.steps[6]" in paused.text
+    assert "a higher limit, a grant, or the next period" in paused.text
+    is_cut = "return [...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
+    assert operator.driver.execute_script(is_cut) is False
+    resume = operator.one("[aria-label='Resume run-2']").rect
+    assert resume["x"] >= 0
+    assert resume["x"] + resume["width"] <= 400
+    assert operator.one("td.details").size["width"] > 300
+    operator.show(1280, 800)
+    assert operator.one(".cards thead").is_displayed()
+
+
 def test_the_dark_scheme_is_dark(operator: Browser) -> None:
     ground = "return getComputedStyle(document.body).backgroundColor"
     light = operator.driver.execute_script(ground)

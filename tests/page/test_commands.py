@@ -75,7 +75,7 @@ def test_links_are_printed_without_a_database(tmp_path: Path) -> None:
             "--trusted-proxy",
         ),
         (
-            ["serve", "postgresql://nobody:hidden@127.0.0.1:1/none"],
+            ["serve", "postgresql://nobody:hidden@127.0.0.1:1/none", "--port", "0"],
             {"STEPQUOTA_PAGE_SECRET": SECRET},
             "cannot connect to the database",
         ),
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_told_in_a_line(
 
 def test_roles_that_cannot_serve_are_refused(stage: Stage) -> None:
     told = stepquota(
-        "serve",
+        *("serve", "--port", "0"),
         STEPQUOTA_PAGE_SECRET=SECRET,
         STEPQUOTA_PAGE_TENANT_DATABASE_URL=stage.url("loose"),
     )
@@ -135,6 +135,28 @@ def test_it_serves_until_it_is_told_to_stop(stage: Stage) -> None:
     assert process.returncode in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
     assert "Traceback" not in printed
     assert "not-logged" not in printed
+    assert f"serving operators at http://127.0.0.1:{port}, listening at" in printed
+
+
+def test_links_are_of_the_port() -> None:
+    made = stepquota("link", "--operator", "a", "--port", "8418", STEPQUOTA_PAGE_SECRET=SECRET)
+    assert made.startswith("http://127.0.0.1:8418/enter?token=")
+    made = stepquota("link", "--operator", "a", STEPQUOTA_PAGE_SECRET=SECRET)
+    assert made.startswith("http://127.0.0.1:8400/enter?token=")
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_served(stage: Stage) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        told = stepquota(
+            *("serve", "--port", str(port)),
+            DATABASE_URL=stage.url("observers"),
+            STEPQUOTA_PAGE_SECRET=SECRET,
+        )
+    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in told
+    assert "serving" not in told
 
 
 def test_options_are_documented() -> None:

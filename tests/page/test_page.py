@@ -328,8 +328,8 @@ def test_a_tenant_that_has_used_its_limit_up(client: Client) -> None:
     assert "a higher limit, a grant, or the next period" in text
     assert "quota exhausted" in text
     # Used before the first round of tick, which nobody can put on a day.
-    assert "By day (UTC) · 0 workflow actions since" in text
-    assert "when counting by day began" in text
+    assert "By day (UTC) · 0 workflow actions since counting by day began on" in text
+    assert "what was used before that is not in it" in text
     assert "<svg" not in shown.text
     busy = client.get("/tenant?tenant=tenant+077")
     assert "71 workflow actions since" in text_of(busy)

@@ -188,13 +188,19 @@ def print_tenant(connection: psycopg.Connection[Any], tenant: str, as_json: bool
                     (
                         output.ago(e["created_at"], now),
                         output.state(e["level"]),
-                        e["event_type"],
+                        _name_event(e),
                         e["run_id"],
                     )
                     for e in events
                 ),
             )
         )
+
+
+def _name_event(event: dict[str, Any]) -> str:
+    """The event's type, and the percent where there is one for each of several."""
+    percent = (event["details"] or {}).get("percent")
+    return event["event_type"] if percent is None else f"{event['event_type']} {percent} %"
 
 
 def _describe(usage: dict[str, Any], now: datetime) -> list[tuple[str, Text | str | None]]:

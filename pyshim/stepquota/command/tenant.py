@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -19,6 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _read_units(given: str) -> int:
+    # As grant_workflow_steps has it.
+    least, most = 1, 10**12
+    # Digits alone: int() takes more, and not without end.
+    if not re.fullmatch(r"[0-9]{1,20}", given) or not least <= int(given) <= most:
+        raise typer.BadParameter(f"{given} is not a number from {least} to {most}")
+    return int(given)
 
 
 @app.command()
@@ -80,7 +90,9 @@ def plan(
 @app.command()
 def grant(
     tenant: Tenant,
-    units: Annotated[int, typer.Argument(metavar="STEPS", help="How many steps.", min=1)],
+    units: Annotated[
+        int, typer.Argument(metavar="STEPS", help="How many steps.", parser=_read_units)
+    ],
     reason: Reason,
     until: Annotated[
         datetime | None,

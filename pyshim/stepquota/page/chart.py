@@ -89,12 +89,15 @@ def draw(days: Sequence[WorkflowStepUsageDay], asked: int) -> Chart | None:
     total = sum(day.units for day in days)
     busiest = max(days, key=lambda day: day.units)
     summary = plural(total, "workflow action")
+    if total and len(days) > 1:
+        summary += f", at most {number(busiest.units)} on {busiest.day.day} {busiest.day:%B},"
     if len(days) < asked:
-        summary += f" since {days[0].day.day} {days[0].day:%B}, when counting by day began"
+        summary += (
+            f" since counting by day began on {days[0].day.day} {days[0].day:%B}; what was used "
+            "before that is not in it"
+        )
     else:
         summary += f" in {asked} days"
-    if total and len(days) > 1:
-        summary += f", the most on {busiest.day.day} {busiest.day:%B}: {number(busiest.units)}"
     return Chart(WIDTH, HEIGHT, _LEFT, baseline, tuple(bars), lines, total, summary)
 
 

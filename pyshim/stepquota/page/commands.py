@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ import typer
 
 from ..command.session import ended_by_signals
 from ..database_url import Parameters, connect, read_database_url
+from ..listening import listen
 from ..problems import Problem
 
 if TYPE_CHECKING:
@@ -25,17 +28,20 @@ STEPQUOTA_PAGE_TENANT_DATABASE_URL is one for tenants' admins, see docs/page.md.
 out. STEPQUOTA_PAGE_SECRET signs links and sessions; it may be in a file that
 STEPQUOTA_PAGE_SECRET_FILE names. It is never an argument.
 """
-_DEFAULT_URL = "http://127.0.0.1:8400"
+_DEFAULT_PORT = 8400
 
 app = typer.Typer(
     help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 
 PublicUrl = Annotated[
-    str,
+    str | None,
     typer.Option(
         envvar="STEPQUOTA_PAGE_URL",
-        help="Where browsers find it: https://host or https://host/path.",
+        metavar="URL",
+        help="Where browsers find it: https://host or https://host/path. By default "
+        "http://127.0.0.1 and the port.",
+        show_default=False,
     ),
 ]
 
@@ -80,8 +86,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at. TLS is a proxy's job.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8400,
-    public_url: PublicUrl = _DEFAULT_URL,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = (
+        _DEFAULT_PORT
+    ),
+    public_url: PublicUrl = None,
     operator_header: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +140,7 @@ def serve(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = Settings(
         secrets=read_secrets(),
-        public_url=public_url.rstrip("/"),
+        public_url=_find_public_url(public_url, port),
         operator_header=operator_header,
         tenant_header=tenant_header,
         proxies=read_networks(trusted_proxy or ()),
@@ -145,21 +153,35 @@ def serve(
             "set DATABASE_URL for operators, STEPQUOTA_PAGE_TENANT_DATABASE_URL for tenants",
         )
     with ended_by_signals():
+        listener = listen(host, port)
+        if not port:
+            port = listener.getsockname()[1]
+            settings = replace(settings, public_url=_find_public_url(public_url, port))
         operators = _open(database_url, is_for_tenants=False)
         tenants = _open(tenant_database_url, is_for_tenants=True)
-    logging.getLogger(__name__).info("serving %s at %s, port %s", settings.public_url, host, port)
-    uvicorn.run(
-        Page(settings, operators, tenants).make(),
-        host=host,
-        port=port,
-        log_config=None,
-        # Links have their tokens in the address.
-        access_log=False,
-        server_header=False,
-        # Whose headers count is decided by the address that connects.
-        proxy_headers=False,
-        timeout_graceful_shutdown=10,
+    whom = [name for name, known in (("operators", operators), ("tenants", tenants)) if known]
+    logging.getLogger(__name__).info(
+        "serving %s at %s, listening at %s, port %s",
+        " and ".join(whom),
+        settings.public_url,
+        host,
+        port,
     )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Page(settings, operators, tenants).make(),
+            log_config=None,
+            # Links have their tokens in the address.
+            access_log=False,
+            server_header=False,
+            # Whose headers count is decided by the address that connects.
+            proxy_headers=False,
+            timeout_graceful_shutdown=10,
+        )
+    )
+    # It ends in order, and then raises the signal again.
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
 
 @app.command()
@@ -177,7 +199,10 @@ def link(
         View,
         typer.Option(help="What it shows: the page, or a tenant's card to embed, as HTML or JSON."),
     ] = View.PAGE,
-    public_url: PublicUrl = _DEFAULT_URL,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the page, without a public URL.")
+    ] = _DEFAULT_PORT,
+    public_url: PublicUrl = None,
 ) -> None:
     """Print a signed link. Whoever has it is let in until it ends, so pass it on with care.
 
@@ -194,12 +219,16 @@ def link(
     name = operator if operator is not None else tenant
     if not name:
         raise Problem("the name is empty")
-    settings = Settings(secrets=read_secrets(), public_url=public_url.rstrip("/"))
+    settings = Settings(secrets=read_secrets(), public_url=_find_public_url(public_url, port))
     kind = "operator" if operator is not None else "tenant"
     token = Signer(settings.secrets).sign(
         "link", {"kind": kind, "name": name}, timedelta(hours=hours).total_seconds()
     )
     print(f"{settings.public_url}{_PATHS[view]}?{urlencode({'token': token})}")
+
+
+def _find_public_url(given: str | None, port: int) -> str:
+    return (given or f"http://127.0.0.1:{port}").rstrip("/")
 
 
 def _open(database_url: str | None, *, is_for_tenants: bool) -> Database | None:

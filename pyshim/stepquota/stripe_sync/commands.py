@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from rich.progress import (
 
 from ..command.output import plural
 from ..database_url import connect, read_database_url
+from ..listening import listen
 from ..problems import Problem
 from .settings import read_api_settings, read_webhook_secrets, redact
 
@@ -409,7 +409,7 @@ def _serve(
         on_stored=crew.wake if crew else lambda: None,
         find_trouble=crew.find_trouble if crew else lambda: None,
     )
-    listener = _listen(host, port)
+    listener = listen(host, port)
     address = listener.getsockname()
     logging.getLogger(__name__).info("listening at http://%s:%s%s", address[0], address[1], path)
     server = uvicorn.Server(
@@ -430,23 +430,6 @@ def _serve(
     # For a signal before the server handles signals itself.
     stopping.then(exit_in_order)
     server.run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        raise Problem(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}",
-            "choose another with --host and --port",
-        ) from error
-    return listener
 
 
 class _Stopping:

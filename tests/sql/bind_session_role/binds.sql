@@ -1,6 +1,6 @@
 -- A role that is bound to what its session names acts for that tenant, and for nobody while nothing is named.
 begin;
-select plan(27);
+select plan(28);
 create role stepquota_test_session_page;
 create role stepquota_test_session_acme;
 grant stepquota_observer, stepquota_operator to stepquota_test_session_page;
@@ -18,6 +18,7 @@ select is((select (b.role, b.tenant, b.problem)::text from stepquota.list_tenant
 select is(count_events('', 'role_bound'), 1::bigint, 'and recorded once');
 select refuses($$select * from stepquota.bind_tenant_role('stepquota_test_session_page', 'acme')$$, 'WQ051', 'not to a tenant besides');
 select stepquota.bind_tenant_role('stepquota_test_session_acme', 'acme');
+select is((select (detail, state)::text from stepquota.status() where item = 'bound roles'), '("1 to a tenant each, 1 to the tenant that its session names",ok)', 'the status tells them apart');
 select refuses($$select * from stepquota.bind_session_role('stepquota_test_session_acme')$$, 'WQ051', 'nor one that is bound to a tenant');
 select refuses($$select * from stepquota.bind_session_role('stepquota_observer')$$, 'WQ051', 'nor one of the four');
 

@@ -12,7 +12,7 @@ select is((select (b.role, b.tenant, b.changed)::text from stepquota.bind_tenant
 select is((select b.changed from stepquota.bind_tenant_role('stepquota_test_binds_worker', 'acme') b), false, 'the same again changes nothing');
 select is((select (b.role, b.tenant, b.bound_at, b.problem)::text from stepquota.list_tenant_role_bindings() b), '(stepquota_test_binds_worker,acme,"2026-04-15 00:00:00+00",)', 'it is listed');
 select is((select bound_roles from stepquota.policy), array['stepquota_test_binds_worker'], 'the policy row names it');
-select is((select (detail, state)::text from stepquota.status() where item = 'bound roles'), '("1, each to its tenant",ok)', 'so does the status');
+select is((select (detail, state)::text from stepquota.status() where item = 'bound roles'), '("1 to a tenant each",ok)', 'so does the status');
 select refuses($$select * from stepquota.bind_tenant_role('stepquota_test_binds_worker', 'globex')$$, 'WQ051', 'not to another tenant besides');
 select refuses($$select * from stepquota.bind_tenant_role('nobody', 'globex')$$, 'WQ051', 'a role that does not exist cannot be');
 select is(stepquota.list_visible_tenants('stepquota_test_binds_worker'), array['acme'], 'it may see the rows of its tenant');

@@ -68,6 +68,14 @@ def test_wrong_usage() -> None:
     assert "Traceback" not in completed.stderr
 
 
+@pytest.mark.parametrize("steps", ["ten", "0", "99999999999999999999", "9" * 5000])
+def test_a_grant_of_no_such_number_is_wrong_usage(steps: str) -> None:
+    completed = stepquota("tenant", "grant", "acme", steps, "--reason", "test")
+    assert completed.returncode == 2
+    assert steps[:50] in completed.stderr
+    assert "is not a number from 1 to 1000000000000" in " ".join(completed.stderr.split())
+
+
 @pytest.mark.parametrize("command", ["migrate", "status"])
 def test_without_a_database_url(command: str) -> None:
     completed = stepquota(command)

@@ -114,7 +114,7 @@ NOT_RUN = {
         ),
     },
     "docs/page.md": {
-        "pip install 'stepquota[page,binary]'": "tests/installation/test_wheel.py installs such",
+        "pip install '.[page,binary]'": "tests/installation/test_wheel.py installs such",
         "create role page_operators login;": "roles of the reader's; tests/page makes such",
         "export STEPQUOTA_PAGE_SECRET=$(openssl rand -hex 32)": "tests/page starts the page",
         "stepquota page link --operator alice": "tests/page makes such links",

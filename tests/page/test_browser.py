@@ -338,7 +338,7 @@ def test_axe_finds_nothing_serious(operator: Browser, axe: str, scheme: str, wid
 
 
 def test_everything_of_a_tenant_fits_a_narrow_screen(operator: Browser) -> None:
-    operator.show(400, 900)
+    operator.show(400, 2400)
     operator.go("/tenant?tenant=acme")
     operator.shoot("narrow")
     paused = operator.one("section[aria-labelledby=paused]")

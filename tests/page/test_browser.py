@@ -235,6 +235,7 @@ def test_searching_sorting_and_paging(operator: Browser) -> None:
 
     operator.go("/")
     operator.one("#search").send_keys("TENANT 07" + Keys.ENTER)
+    operator.wait_for("Show all")
     assert operator.texts("tbody th a") == [f"tenant 07{n}" for n in range(10)]
     assert operator.one("#search").get_attribute("value") == "TENANT 07"
     operator.driver.find_element(By.PARTIAL_LINK_TEXT, "Unlimited").click()
@@ -243,6 +244,7 @@ def test_searching_sorting_and_paging(operator: Browser) -> None:
     assert operator.texts("tbody th a") == ["initech"]
     operator.go("/")
     operator.one("#search").send_keys("alert" + Keys.ENTER)
+    operator.wait_for("Show all")
     operator.one("tbody th a").click()
     assert operator.one("h1").text == HOSTILE
 
@@ -344,8 +346,8 @@ def test_everything_of_a_tenant_fits_a_narrow_screen(operator: Browser) -> None:
     paused = operator.one("section[aria-labelledby=paused]")
     assert "root.steps[6]" in paused.text
     assert "a higher limit, a grant, or the next period" in paused.text
-    is_cut = "return [...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
-    assert operator.driver.execute_script(is_cut) is False
+    cut = "[...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
+    assert operator.driver.execute_script(f"return {cut}") is False
     resume = operator.one("[aria-label='Resume run-2']").rect
     assert resume["x"] >= 0
     assert resume["x"] + resume["width"] <= 400

@@ -38,10 +38,8 @@ PublicUrl = Annotated[
     str | None,
     typer.Option(
         envvar="STEPQUOTA_PAGE_URL",
-        metavar="URL",
-        help="Where browsers find it: https://host or https://host/path. By default "
-        "http://127.0.0.1 and the port.",
-        show_default=False,
+        help="Where browsers find it: https://host or https://host/path.",
+        show_default="http://127.0.0.1 and the port",
     ),
 ]
 
@@ -81,6 +79,8 @@ def serve(
             metavar="URL",
             help="For tenants' admins: a login whose role bind_session_role has bound.",
             show_default=False,
+            # It is too long for a screen of 80 columns; the help of page has it.
+            show_envvar=False,
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. TLS is a proxy's job.")] = (

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -184,7 +185,9 @@ class Browser:
         raise AssertionError(f"the keyboard does not reach {text}")
 
     def wait_for(self, text: str) -> None:
-        WebDriverWait(self.driver, 10).until(lambda _: text in self.one("body").text)
+        # The page may be left while it is looked at.
+        wait = WebDriverWait(self.driver, 10, ignored_exceptions=[StaleElementReferenceException])
+        wait.until(lambda _: text in self.one("body").text)
 
     def complaints(self) -> list[str]:
         """What the console has: errors, and violations of the content security policy."""

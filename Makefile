@@ -53,16 +53,12 @@ test-engines:
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup tests/faults \
+	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup \
+	  tests/faults/test_mixed_load.py tests/faults/test_random_histories.py
+	@STEPQUOTA_FAULTS=60 .venv/bin/python -m pytest -n 2 --dist loadgroup tests/faults \
+	  --deselect tests/faults/test_mixed_load.py --deselect tests/faults/test_random_histories.py \
 	  tests/security/test_server_log.py tests/security/test_broken_functions.py \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
-
-# Chromium, and axe-core from npm. SHOTS=folder keeps screens to be looked at.
-test-page:
-	@sh scripts/make_venv test
-	@sh scripts/make_venv browser
-	@sh scripts/install_debian_packages chromium chromium-driver
-	@STEPQUOTA_BROWSER=1 STEPQUOTA_SCREENSHOTS=$${SHOTS:-} .venv/bin/python -m pytest -n 2 tests/page
 
 test-monitoring:
 	@sh scripts/make_venv test

@@ -30,12 +30,13 @@ demo:
 test:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	@.venv/bin/python -m pytest -n 4 --dist loadgroup
 
 ENGINE_TESTS = tests/sql tests/acceptance tests/catalogue tests/installation/test_hostile_places.py \
   tests/installation/test_migrate.py
 # What make test runs on one server only, or leaves out, beside whole folders.
-ON_ONE_SERVER = tests/bench tests/catalogue/test_functions.py tests/demo tests/installation/test_containers.py \
+ON_ONE_SERVER = tests/bench tests/catalogue/test_functions.py tests/demo \
+  tests/installation/test_containers.py tests/installation/test_make.py \
   tests/installation/test_hostile_places.py tests/installation/test_interrupted.py \
   tests/installation/test_releases_beside.py
 # What talks with a server, which may have another language.

@@ -29,6 +29,7 @@ class Impatient(Conformance):
     crowd = 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("worker_class", "test", "complaint"),
     [

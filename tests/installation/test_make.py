@@ -54,6 +54,7 @@ def last_line(completed: subprocess.CompletedProcess[str]) -> str:
     return lines[-1]
 
 
+@pytest.mark.slow
 def test_make_demo(clone: Path) -> None:
     first = run(clone, "make", "demo")
     assert first.returncode == 0, first.stdout + first.stderr

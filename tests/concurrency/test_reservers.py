@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -276,6 +276,18 @@ def crash(url: str) -> None:
         connection.execute("select 1")
 
 
+def connect_again(url: str) -> psycopg.Connection[Any]:
+    """Connect to a server that may still be recovering."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return psycopg.connect(url, autocommit=True)
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
 def test_a_server_that_crashes_and_recovers() -> None:
     with LocalServer(settings={"fsync": "off"}) as server:
         url = server.url()
@@ -312,9 +324,9 @@ def test_a_server_that_crashes_and_recovers() -> None:
             for thread in threads:
                 thread.start()
             for _ in range(3):
-                before = len(units)
                 time.sleep(0.3)
                 crash(url)
+                before = len(units)
                 until = time.monotonic() + 60
                 while len(units) < before + 200:
                     assert time.monotonic() < until, lost[-3:]
@@ -323,7 +335,7 @@ def test_a_server_that_crashes_and_recovers() -> None:
             for thread in threads:
                 thread.join(60)
                 assert not thread.is_alive()
-        with psycopg.connect(url, autocommit=True) as connection:
+        with connect_again(url) as connection:
             # What was lost on the way was given back when the server was there again.
             assert value(connection, USED) == sum(units)
             assert violations(connection) == []

@@ -61,6 +61,12 @@ test-faults:
 	  tests/security/test_server_log.py tests/security/test_broken_functions.py \
 	  tests/installation/test_interrupted.py tests/installation/test_releases_beside.py
 
+test-page:
+	@sh scripts/make_venv test
+	@sh scripts/make_venv browser
+	@sh scripts/install_debian_packages chromium chromium-driver
+	@STEPQUOTA_BROWSER=1 STEPQUOTA_SCREENSHOTS=$${SHOTS:-} .venv/bin/python -m pytest -n 2 tests/page
+
 test-monitoring:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages prometheus prometheus-postgres-exporter

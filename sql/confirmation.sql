@@ -1,5 +1,5 @@
 -- Confirming stored quotas: a quota that was resolved longer ago than policy.staleness must be resolved
--- again before it is used, since somebody may have edited its inputs by hand. That costs ten times what a
+-- again before it is used, since somebody may have edited its inputs by hand. That costs several times what a
 -- reservation does, and nearly always finds nothing. So whoever watches compares all of them at once.
 
 -- Compares the inputs of all stored quotas with those of the last time. Quotas whose inputs changed, and
@@ -12,9 +12,9 @@
 -- later what followed from them, differs again the next time.
 --
 -- No sooner than half of the staleness after the last time, and seldom enough that comparing takes a
--- fifth of one processor at most; where it takes longer than the staleness, it confirms nothing.
--- At most 100,000 are marked by one call. Where there are more, nothing is confirmed yet, and the next call may
--- go on at once.
+-- quarter of one processor at most; where it takes longer than a quarter of the staleness, what it confirms
+-- runs out before the next time. At most 100,000 are marked by one call: where there are more, nothing is
+-- confirmed yet, and the next call may go on at once.
 -- Locks: the scan_state row, quota rows and the policy row, each without waiting: who changes the policy
 -- holds that row and waits for quota rows.
 create or replace function stepquota.confirm_workflow_step_quotas()
@@ -24,7 +24,7 @@ volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
--- Sorting or hashing all tenants on disk would take twice as long.
+-- So that all tenants, up to some hundreds of thousands, need not be hashed on disk.
 set work_mem = '64MB'
 as $confirm_workflow_step_quotas$
 declare

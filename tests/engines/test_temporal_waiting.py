@@ -29,7 +29,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
 import stepquota
@@ -46,6 +46,7 @@ from engines.temporal_workflows import (
     Tries,
 )
 from stepquota.temporal import Quota, tenant
+from stepquota.temporal.agreement import Ticket
 
 TENANT = "acme"
 Rows = list[tuple[Any, ...]]
@@ -266,6 +267,22 @@ def test_the_last_attempt_of_a_dead_activity_is_finished(bench: Bench) -> None:
             ("sleeps[1]", 2, "FAILED"),
             ("plain[1]", 1, "SUCCEEDED"),
         ]
+
+    run(test())
+
+
+def test_an_attempt_that_never_asked_hides_no_dead_one(bench: Bench) -> None:
+    """A worker dies in the first attempt, and one in the second before it could ask."""
+
+    async def test() -> None:
+        bench.set_limit(10)
+        ticket = Ticket(TENANT, "r", "work[1]")
+        async with Quota(bench.url_of_runtime) as quota:
+            for attempt in (1, 3):
+                asked = ActivityEnvironment().run(quota.start_attempt, ticket, attempt, attempt > 1)
+                assert await asked == "started"
+        assert bench.steps() == [("work[1]", 1, "RETRY_SCHEDULED"), ("work[1]", 3, "STARTED")]
+        bench.check(2)
 
     run(test())
 

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 
 from ._resources import sql_directory, sql_files
+from .host_columns import HOST_COLUMNS
 from .problems import Problem
 
 # By the names that a description has for them.
@@ -153,7 +154,7 @@ def read_description(file: Path) -> dict[str, Any]:
     """Read a description.
 
     Raises:
-        Problem: it is missing, or no TOML, or names a table that stepquota does not know.
+        Problem: it is missing, or no TOML, or names no table, or one that stepquota does not know.
     """
     try:
         description = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -166,11 +167,13 @@ def read_description(file: Path) -> dict[str, Any]:
             f"the description names {', '.join(sorted(unknown))}",
             f"its tables are {', '.join(HOST_TABLES)}",
         )
+    if not description:
+        raise Problem(f"the description {file} names no table", "see docs/adoption.md")
     return description
 
 
 def resolve_tables(connection: psycopg.Connection[Any], description: Mapping[str, Any]) -> Tables:
-    """Look up what a description names in the database, where stepquota is installed.
+    """Look up what a description names in the database; stepquota need not be installed there.
 
     The session's search_path decides how types are named: it should find none of
     the application.
@@ -181,9 +184,7 @@ def resolve_tables(connection: psycopg.Connection[Any], description: Mapping[str
     tables = {}
     for short_name, own_name in HOST_TABLES.items():
         said = description.get(short_name)
-        own = _columns(connection, f"stepquota.{own_name}")
-        if not own:
-            raise Problem("stepquota is not installed in this database", "run stepquota migrate")
+        own = HOST_COLUMNS[own_name]
         if said is None:
             continue
         name = _find_table(connection, short_name, said)
@@ -220,6 +221,16 @@ def resolve_tables(connection: psycopg.Connection[Any], description: Mapping[str
         key = tuple(said.get("key", _OWN_KEYS[own_name]))
         tables[own_name] = Table(own_name, name, columns, key)
     return tables
+
+
+def check_installed(connection: psycopg.Connection[Any]) -> None:
+    """Check that stepquota is there.
+
+    Raises:
+        Problem: it is not.
+    """
+    if not _columns(connection, "stepquota.workflow_runs"):
+        raise Problem("stepquota is not installed in this database", "run stepquota migrate")
 
 
 _OWN_KEYS = {
@@ -645,6 +656,14 @@ def _rewritten(tables: Tables, match: re.Match[str]) -> str:
     return match["head"] + _Rewriter(tables, match["name"], match["body"]).rewrite() + match["tail"]
 
 
+def render_file(tables: Tables, file: Path) -> str:
+    """A file of ``sql/`` as it is loaded: as it stands where there are no tables."""
+    if tables and file.name == "host.sql":
+        return render(tables)
+    text = file.read_text(encoding="utf-8")
+    return render_other(tables, text) if tables else text
+
+
 def render(tables: Tables) -> str:
     """The file: ``sql/host.sql`` for the application's tables."""
     own = (sql_directory() / "host.sql").read_text(encoding="utf-8")
@@ -729,16 +748,21 @@ def check_columns(tables: Tables) -> None:
         )
 
 
-def make_month_of_old_runs(connection: psycopg.Connection[Any], tables: Tables) -> None:
-    """Give stepquota's own ledger the month that runs have which were there before.
+def month_of_old_runs(tables: Tables) -> str:
+    """A statement that gives stepquota's own ledger the month of the runs that were there before.
 
-    Args:
-        connection: of the owner of stepquota, in the transaction that has loaded the functions.
-        tables: the application's.
+    It is for the transaction that has loaded the functions; empty where nothing is to be done.
     """
-    if "workflow_runs" in tables and "workflow_run_steps" not in tables:
-        month = _DEFAULTS["workflow_runs", "ledger_month"]
-        connection.execute(f"select stepquota._make_ledger_partition({month})".encode())
+    if "workflow_runs" not in tables or "workflow_run_steps" in tables:
+        return ""
+    month = _DEFAULTS["workflow_runs", "ledger_month"]
+    return f"""\
+do $month_of_old_runs$
+begin
+  perform stepquota._make_ledger_partition({month});
+end;
+$month_of_old_runs$;
+"""
 
 
 def preparation(connection: psycopg.Connection[Any], tables: Tables) -> str:

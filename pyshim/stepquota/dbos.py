@@ -29,11 +29,10 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 import psycopg
-import sqlalchemy.exc
+import sqlalchemy
 from dbos import DBOS, DBOSClient, SQLAlchemyDatasource
 from dbos import error as errors
 from dbos._context import get_local_dbos_context
-from sqlalchemy.orm import Session
 
 import stepquota
 from stepquota.delivery import is_passing, logger
@@ -210,7 +209,8 @@ class Quota:
 
                 def attempt(number: int) -> _Record:
                     session = datasource.sql_session()
-                    with _driver_connection(session) as connection:
+                    own = session.connection()
+                    with _driver_connection(own) as connection:
                         if not self._start(connection, path, number, "action"):
                             return _RESTS, None
                     status: _Status = "SUCCEEDED"
@@ -219,11 +219,11 @@ class Quota:
                         with session.begin_nested():
                             record = _DONE, function(*args, **kwargs)
                     except Exception as error:
-                        if _is_lost(error):
+                        if own.invalidated:
                             raise  # nothing of it is left: DBOS does the transaction anew
                         status = _failure(number == max_attempts)
                         record = _FAILED, error
-                    with _driver_connection(session) as connection:
+                    with _driver_connection(own) as connection:
                         self._finish(connection, path, number, status)
                     return record
 
@@ -433,12 +433,11 @@ class Quota:
 
 
 @contextmanager
-def _driver_connection(session: Session) -> Iterator[psycopg.Connection[Any]]:
+def _driver_connection(own: sqlalchemy.Connection) -> Iterator[psycopg.Connection[Any]]:
     """The connection of a datasource's transaction, as psycopg has it.
 
     That it is lost is said in SQLAlchemy's words, for DBOS to know it and do the transaction anew.
     """
-    own = session.connection()
     connection = own.connection.driver_connection
     assert isinstance(connection, psycopg.Connection)
     try:
@@ -450,10 +449,6 @@ def _driver_connection(session: Session) -> Iterator[psycopg.Connection[Any]]:
         raise sqlalchemy.exc.OperationalError(
             None, None, error, connection_invalidated=True
         ) from error
-
-
-def _is_lost(error: Exception) -> bool:
-    return isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
 
 
 def _failure(is_last: bool) -> _Status:

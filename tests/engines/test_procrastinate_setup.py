@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from engines.procrastinate_engine import make_app
@@ -32,9 +33,10 @@ class Roles:
 
     def make(self, name: str, rights: str = WORKER_RIGHTS) -> str:
         role = f"{name}_{self.connection.info.dbname}"
-        self._names.append(role)
-        self.run(f'create role "{role}" login')
-        self.run(rights.format(role=f'"{role}"'))
+        quoted = sql.Identifier(role).as_string()
+        self._names.append(quoted)
+        self.run(f"create role {quoted} login")
+        self.run(rights.format(role=quoted))
         return make_conninfo(self._database_url, user=role)
 
     def run(self, statement: str) -> None:
@@ -42,8 +44,8 @@ class Roles:
 
     def close(self) -> None:
         for role in self._names:
-            self.run(f'drop owned by "{role}"')
-            self.run(f'drop role "{role}"')
+            self.run(f"drop owned by {role}")
+            self.run(f"drop role {role}")
         self.connection.close()
 
 
@@ -111,8 +113,12 @@ def test_what_the_module_prints_sets_it_up(roles: Roles, database_url: str) -> N
 
 
 def test_the_table_of_one_role_serves_the_others(roles: Roles, database_url: str) -> None:
-    workers = [roles.make(name) for name in ("first", 'second "one"', "third")]
-    roles.run(f'grant create on schema public to "first_{roles.connection.info.dbname}"')
+    create = "grant create on schema public to {role};"
+    workers = [
+        roles.make("first", WORKER_RIGHTS + create),
+        roles.make('second "one"'),
+        roles.make("third"),
+    ]
     asyncio.run(enter(workers[0]))
     for worker in workers[1:]:
         asyncio.run(enter(worker))

@@ -22,20 +22,19 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 import psycopg
-import sqlalchemy
+import sqlalchemy.exc
 from dbos import DBOS, DBOSClient, SQLAlchemyDatasource
 from dbos import error as errors
 from dbos._context import get_local_dbos_context
 
 import stepquota
-from stepquota.delivery import is_passing, logger
+from stepquota.delivery import logger
 from stepquota.errors import RunEnded, StepAlreadyFinished
 from stepquota.outages import LEASE, coming_again, make_pool, outlast
 from stepquota.results import WorkflowRunResumption
@@ -210,9 +209,10 @@ class Quota:
                 def attempt(number: int) -> _Record:
                     session = datasource.sql_session()
                     own = session.connection()
-                    with _driver_connection(own) as connection:
-                        if not self._start(connection, path, number, "action"):
-                            return _RESTS, None
+                    connection = own.connection.driver_connection
+                    assert isinstance(connection, psycopg.Connection)
+                    if not self._start(connection, path, number, "action"):
+                        return _RESTS, None
                     status: _Status = "SUCCEEDED"
                     record: _Record
                     try:
@@ -220,11 +220,12 @@ class Quota:
                             record = _DONE, function(*args, **kwargs)
                     except Exception as error:
                         if own.invalidated:
-                            raise  # nothing of it is left: DBOS does the transaction anew
+                            # Nothing of it is left. DBOS does the transaction anew, here and where
+                            # we find the connection lost, since it cannot be rolled back either.
+                            raise
                         status = _failure(number == max_attempts)
                         record = _FAILED, error
-                    with _driver_connection(own) as connection:
-                        self._finish(connection, path, number, status)
+                    self._finish(connection, path, number, status)
                     return record
 
                 options: Any = {"name": step_name, "isolation_level": isolation_level}
@@ -430,25 +431,6 @@ class Quota:
                 pass
 
         outlast(self._pool, end, f"workflow {key[1]}", "finished")
-
-
-@contextmanager
-def _driver_connection(own: sqlalchemy.Connection) -> Iterator[psycopg.Connection[Any]]:
-    """The connection of a datasource's transaction, as psycopg has it.
-
-    That it is lost is said in SQLAlchemy's words, for DBOS to know it and do the transaction anew.
-    """
-    connection = own.connection.driver_connection
-    assert isinstance(connection, psycopg.Connection)
-    try:
-        yield connection
-    except psycopg.Error as error:
-        if not (connection.closed and is_passing(error)):
-            raise
-        own.invalidate(error)
-        raise sqlalchemy.exc.OperationalError(
-            None, None, error, connection_invalidated=True
-        ) from error
 
 
 def _failure(is_last: bool) -> _Status:

@@ -23,10 +23,16 @@ CUT_OWN = "select pg_terminate_backend(pg_backend_pid())"
 
 
 def run_cut_transactions(database_url: str, own_url: str, results: str) -> None:
-    """Transactions whose connection is lost before one, in the middle of one, and at its end."""
+    """Transactions whose connection is lost before them, and at three moments of them."""
     datasource = SQLAlchemyDatasource.create(f"{database_url}&application_name=payments")
-    finish = stepquota.finish_workflow_step
+    start, finish = stepquota.start_workflow_step, stepquota.finish_workflow_step
     tries: list[int] = []
+    starts = iter(range(100))
+
+    def start_or_fail(connection: psycopg.Connection[Any], *given: Any) -> Any:
+        if next(starts) == 0:
+            connection.execute(CUT_OWN)
+        return start(connection, *given)
 
     def finish_or_fail(connection: psycopg.Connection[Any], *given: Any) -> Any:
         if tries.count(3) == 1:
@@ -34,6 +40,7 @@ def run_cut_transactions(database_url: str, own_url: str, results: str) -> None:
             connection.execute(CUT_OWN)
         return finish(connection, *given)
 
+    stepquota.start_workflow_step = start_or_fail  # type: ignore[assignment]
     stepquota.finish_workflow_step = finish_or_fail  # type: ignore[assignment]
     with Quota(own_url) as quota:
         DBOS(config=config(database_url, "payments"))
@@ -63,7 +70,7 @@ def run_cut_transactions(database_url: str, own_url: str, results: str) -> None:
         DBOS.launch()
         with DBOSContextSetAuth("conformance", []):
             paid = DBOS.start_workflow(payments).get_result()
-        Path(results).write_text(json.dumps([paid, tries]))
+        Path(results).write_text(json.dumps([paid, tries, next(starts)]))
         os._exit(0)
 
 

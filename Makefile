@@ -4,8 +4,6 @@
 .POSIX:
 .PHONY: help demo test test-engines test-faults test-monitoring test-page lint bench bench-stripe dist clean
 
-MINUTES = 5
-
 help:
 	@echo 'make demo   watch workflows run dry, pause and go on, in a PostgreSQL of its own'
 	@echo 'make test   install what the tests need, run lint and all tests, print the totals'
@@ -54,7 +52,7 @@ test-engines:
 test-faults:
 	@sh scripts/make_venv test
 	@sh scripts/install_debian_packages
-	@STEPQUOTA_FAULTS=$$(( $(MINUTES) * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup \
+	@STEPQUOTA_FAULTS=$$(( $${MINUTES:-5} * 60 )) .venv/bin/python -m pytest -n 4 --dist loadgroup \
 	  tests/faults/test_mixed_load.py tests/faults/test_random_histories.py
 	@STEPQUOTA_FAULTS=60 .venv/bin/python -m pytest -n 2 --dist loadgroup tests/faults \
 	  --deselect tests/faults/test_mixed_load.py --deselect tests/faults/test_random_histories.py \

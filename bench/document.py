@@ -22,6 +22,9 @@ the machine disturbs them all. Figures are medians; a ratio is the median of the
 ratios within each turn. After each run the counter was compared with what had
 been committed, and it was the same every time. `stepquota.watch()` runs beside,
 as pg_cron has it run in production, but where scans are measured.
+
+"must" is the goal, "aim" what we would like to reach; "reached" says which of
+the two was, and "no" is a goal that was missed.
 """
 _PEERS = """## The peers
 
@@ -38,8 +41,9 @@ _PEERS = """## The peers
 For e, the peer is one function that writes the same ledger row to the same kind
 of table, the run's row, and a counter row of each client's own. For f, it is a
 function that reads one row by its primary key. For j, single calls are those of
-64 tasks of one Python process too, each on a connection of its own, and P5 has
-64 clients. For m to s "the bar" is the goal itself, as a figure. m is one scan,
+64 tasks of one Python process too, each on a connection of its own; both they
+and the `Reserver` prepare their statements (`prepare=True`), and P5 has 64
+clients. For m to s "the bar" is the goal itself, as a figure. m is one scan,
 batch 100, over a million open waits of 10,000 tenants of whom 10 have units,
 without waiting for the disk, and against the same with one wait a tenant; the
 common design, beside it, takes the oldest hundred waits of all tenants and then
@@ -47,7 +51,9 @@ asks for their capacity. n is a scan with nothing due, o its comparison for
 edits by hand, p and r one tenant with 10,000 paused runs before another one's
 single run. q is one worker of the Python package that listens. Sizes (l) are
 measured without waiting for the disk at each commit, by a procedure that
-commits after each reservation.
+commits after each reservation. u is what people wait for, the page of one
+tenant, lists, `top` and `metrics()`, with 100,000 tenants that have ten paused
+runs each.
 """
 
 

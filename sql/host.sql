@@ -353,14 +353,16 @@ as $_host_has_run_after$
       or exists (select 1 from stepquota.workflow_runs r where r.ledger_month = p_month and r.ended_at > p_moment);
 $_host_has_run_after$;
 
--- Runs of months up to the given one, without some, that have ended by that moment; by the same index.
+-- Runs of months up to the given one, without some, that have ended by that moment; by the same index. is_gone
+-- where the run itself is no more, as an application's may be of which rows here are left.
 create or replace function stepquota._host_list_ended_runs(
   p_last_month date, p_without date[], p_moment timestamptz, p_limit integer)
-returns setof stepquota.workflow_runs
+returns table (tenant text, run_id text, ledger_month date, is_gone boolean)
 language sql
 stable
 as $_host_list_ended_runs$
-  select r.* from stepquota.workflow_runs r
+  select r.tenant, r.run_id, r.ledger_month, false
+    from stepquota.workflow_runs r
    where r.ledger_month <= p_last_month and r.ledger_month <> all (p_without) and r.ended_at <= p_moment
    order by r.ledger_month, r.ended_at
    limit p_limit;

@@ -3,7 +3,8 @@
 
 -- Makes the month's partition if it is missing. The table is made and filled with constraints before
 -- it is attached: attaching locks the ledger against other DDL only (SHARE UPDATE EXCLUSIVE), while
--- CREATE TABLE ... PARTITION OF would stop every reader and writer.
+-- CREATE TABLE ... PARTITION OF would stop every reader and writer. No constraint says its month: it is
+-- empty, so that attaching has nothing to look at, and each statement that writes reads every check anew.
 create or replace function stepquota._make_ledger_partition(p_month date)
 returns boolean
 language plpgsql
@@ -26,9 +27,6 @@ begin
     ' with (fillfactor = 90)', v_name);
   -- The owner's default privileges may give it to PUBLIC.
   execute format('revoke all on table stepquota.%I from public', v_name);
-  execute format(
-    'alter table stepquota.%I add constraint %I check (ledger_month >= %L and ledger_month < %L)',
-    v_name, v_name || '_is_of_its_month', p_month, v_next_month);
   execute format(
     'alter table stepquota.workflow_run_steps attach partition stepquota.%I for values from (%L) to (%L)',
     v_name, p_month, v_next_month);

@@ -29,6 +29,9 @@ volatile
 -- Definer: callers have no right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
+-- Generic plans: one that was made for the tenant's own figures may sort all versions of a lane that it
+-- finds. After an ANALYZE in a bad moment PostgreSQL would make those, and a new one for each call.
+set plan_cache_mode = force_generic_plan
 as $reserve_workflow_step$
 declare
   v_now timestamptz := stepquota._now();

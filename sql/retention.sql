@@ -5,7 +5,9 @@
 -- enough, its table is detached and dropped at once. Only where a run lives on in an old month, the others
 -- of it are deleted row by row.
 
--- The months of the ledger that are old enough, and whether each can be dropped.
+-- The months of the ledger that are old enough, and whether each can be dropped. Not the one in which runs
+-- are that an application had before it adopted stepquota: new ones may come to be in it, so it is purged run
+-- by run.
 create or replace function stepquota._list_old_ledger_months(p_now timestamptz)
 returns table (month date, partition name, is_free boolean)
 language sql
@@ -18,7 +20,7 @@ as $_list_old_ledger_months$
            where i.inhparent = 'stepquota.workflow_run_steps'::pg_catalog.regclass
              and c.relname ~ '^workflow_run_steps_[0-9]{4}_[0-9]{2}$') m
    cross join stepquota.policy p
-   where m.month < stepquota._ledger_month(p_now - p.ended_runs_kept_for)
+   where m.month < stepquota._ledger_month(p_now - p.ended_runs_kept_for) and m.month > date '2000-01-01'
    order by m.month;
 $_list_old_ledger_months$;
 
@@ -87,21 +89,24 @@ declare
   v_count bigint := 0;
 begin
   for v_old in
-    select r.tenant, r.run_id
+    select r.tenant, r.run_id, r.ledger_month, r.is_gone
       from stepquota._host_list_ended_runs((stepquota._ledger_month(v_until) - interval '1 month')::date, v_to_drop,
              v_until, p_max_rows) r
      order by r.tenant, r.run_id
   loop
-    v_run := stepquota._host_lock_run_if_free(v_old.tenant, v_old.run_id);
-    continue when v_run.run_id is null;
-    for v_gone in select s.* from stepquota._host_delete_steps(v_run.tenant, v_run.run_id, v_run.ledger_month, v_left) s loop
-      perform stepquota._add_purged_steps(v_run.tenant, v_gone.period_start, v_gone.step_count, p_now);
+    if not v_old.is_gone then
+      v_run := stepquota._host_lock_run_if_free(v_old.tenant, v_old.run_id);
+      -- An application may have let it go on meanwhile.
+      continue when v_run.run_id is null or v_run.ended_at is null;
+    end if;
+    for v_gone in select s.* from stepquota._host_delete_steps(v_old.tenant, v_old.run_id, v_old.ledger_month, v_left) s loop
+      perform stepquota._add_purged_steps(v_old.tenant, v_gone.period_start, v_gone.step_count, p_now);
       v_left := v_left - v_gone.step_count;
       v_count := v_count + v_gone.step_count;
     end loop;
     exit when v_left <= 0;  -- the run may have more steps, for the next time
-    delete from stepquota.workflow_run_resumptions p where p.tenant = v_run.tenant and p.run_id = v_run.run_id;
-    perform stepquota._host_delete_run(v_run.tenant, v_run.run_id);
+    delete from stepquota.workflow_run_resumptions p where p.tenant = v_old.tenant and p.run_id = v_old.run_id;
+    perform stepquota._host_delete_run(v_old.tenant, v_old.run_id);
     v_count := v_count + 1;
   end loop;
   return v_count;

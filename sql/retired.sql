@@ -43,6 +43,13 @@ begin
   ) then
     drop function stepquota.verify_all();
   end if;
+  if exists (
+    select 1 from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('stepquota._host_list_ended_runs(date, date[], timestamptz, integer)')
+       and ('is_gone' = any (p.proargnames)) is not true
+  ) then
+    drop function stepquota._host_list_ended_runs(date, date[], timestamptz, integer);
+  end if;
 end;
 $drop_for_more_columns$;
 drop function if exists stepquota._store_stripe_product(jsonb, timestamptz, timestamptz);

@@ -216,9 +216,9 @@ begin
   state := case when v_oldest is not null then 'warn' when v_missing is not null then 'info' else 'ok' end;
   detail := case when v_oldest is not null
       then format('a month of the ledger could not be dropped at %s', stepquota._format_moment(v_oldest))
-    else coalesce('months kept since runs of theirs go on: ' || v_missing, 'no old month of the ledger is left') end;
+    else coalesce('months kept since runs of theirs go on, or ended lately: ' || v_missing, 'no old month of the ledger is left') end;
   hint := case when state = 'warn' then 'A long transaction reads or writes the ledger; it is tried again every ten minutes.'
-    when state = 'info' then 'Look at runs of those months that never end: cancel_workflow_run ends one.' end;
+    when state = 'info' then 'Look at runs of those months that have no ended_at: cancel_workflow_run ends one that goes on.' end;
   return next;
 end;
 $status$;

@@ -18,6 +18,8 @@ import psycopg
 from psycopg import sql
 
 from ._resources import sql_directory, sql_files
+from .adopted_retention import keep_rows
+from .host_columns import HOST_COLUMNS
 from .problems import Problem
 
 # By the names that a description has for them.
@@ -45,11 +47,9 @@ _DEFAULTS = {
     ("workflow_run_logs", "details"): "'{}'",
 }
 
-# What the application's own rows are kept for is its own business.
-_NEVER_DELETED = {
-    "_host_has_run_after": "\n  select true;  -- so no month is dropped\n",
-    "_host_list_ended_runs": "\n  select r.* from stepquota.workflow_runs r where false;\n",
-    "_host_delete_logs": "\nbegin\n  return 0;\nend;\n",
+# What a row has that the application inserts from then on.
+_LATER_DEFAULTS = {
+    ("workflow_runs", "ledger_month"): "date_trunc('month', now() at time zone 'UTC')::date",
 }
 
 _TOKEN = re.compile(
@@ -153,7 +153,7 @@ def read_description(file: Path) -> dict[str, Any]:
     """Read a description.
 
     Raises:
-        Problem: it is missing, or no TOML, or names a table that stepquota does not know.
+        Problem: it is missing, or no TOML, or names no table, or one that stepquota does not know.
     """
     try:
         description = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -166,11 +166,13 @@ def read_description(file: Path) -> dict[str, Any]:
             f"the description names {', '.join(sorted(unknown))}",
             f"its tables are {', '.join(HOST_TABLES)}",
         )
+    if not description:
+        raise Problem(f"the description {file} names no table", "see docs/adoption.md")
     return description
 
 
 def resolve_tables(connection: psycopg.Connection[Any], description: Mapping[str, Any]) -> Tables:
-    """Look up what a description names in the database, where stepquota is installed.
+    """Look up what a description names in the database; stepquota need not be installed there.
 
     The session's search_path decides how types are named: it should find none of
     the application.
@@ -181,9 +183,7 @@ def resolve_tables(connection: psycopg.Connection[Any], description: Mapping[str
     tables = {}
     for short_name, own_name in HOST_TABLES.items():
         said = description.get(short_name)
-        own = _columns(connection, f"stepquota.{own_name}")
-        if not own:
-            raise Problem("stepquota is not installed in this database", "run stepquota migrate")
+        own = HOST_COLUMNS[own_name]
         if said is None:
             continue
         name = _find_table(connection, short_name, said)
@@ -220,6 +220,16 @@ def resolve_tables(connection: psycopg.Connection[Any], description: Mapping[str
         key = tuple(said.get("key", _OWN_KEYS[own_name]))
         tables[own_name] = Table(own_name, name, columns, key)
     return tables
+
+
+def check_installed(connection: psycopg.Connection[Any]) -> None:
+    """Check that stepquota is there.
+
+    Raises:
+        Problem: it is not.
+    """
+    if not _columns(connection, "stepquota.workflow_runs"):
+        raise Problem("stepquota is not installed in this database", "run stepquota migrate")
 
 
 _OWN_KEYS = {
@@ -645,6 +655,14 @@ def _rewritten(tables: Tables, match: re.Match[str]) -> str:
     return match["head"] + _Rewriter(tables, match["name"], match["body"]).rewrite() + match["tail"]
 
 
+def render_file(tables: Tables, file: Path) -> str:
+    """A file of ``sql/`` as it is loaded: as it stands where there are no tables."""
+    if tables and file.name == "host.sql":
+        return render(tables)
+    text = file.read_text(encoding="utf-8")
+    return render_other(tables, text) if tables else text
+
+
 def render(tables: Tables) -> str:
     """The file: ``sql/host.sql`` for the application's tables."""
     own = (sql_directory() / "host.sql").read_text(encoding="utf-8")
@@ -655,8 +673,7 @@ def render(tables: Tables) -> str:
         name, body = match["name"], match["body"]
         if name == "_host_origin":
             body = "\n  select 'adopted'::text;\n"
-        if name in _NEVER_DELETED and {"workflow_runs", "workflow_run_logs"} & set(tables):
-            body = _NEVER_DELETED[name]
+        body = keep_rows(tables, name, body)
         parts.append(match["head"] + _Rewriter(tables, name, body).rewrite() + match["tail"])
     parts.append(own[end:])
     return "".join(parts)
@@ -729,16 +746,21 @@ def check_columns(tables: Tables) -> None:
         )
 
 
-def make_month_of_old_runs(connection: psycopg.Connection[Any], tables: Tables) -> None:
-    """Give stepquota's own ledger the month that runs have which were there before.
+def month_of_old_runs(tables: Tables) -> str:
+    """A statement that gives stepquota's own ledger the month of the runs that were there before.
 
-    Args:
-        connection: of the owner of stepquota, in the transaction that has loaded the functions.
-        tables: the application's.
+    It is for the transaction that has loaded the functions; empty where nothing is to be done.
     """
-    if "workflow_runs" in tables and "workflow_run_steps" not in tables:
-        month = _DEFAULTS["workflow_runs", "ledger_month"]
-        connection.execute(f"select stepquota._make_ledger_partition({month})".encode())
+    if "workflow_runs" not in tables or "workflow_run_steps" in tables:
+        return ""
+    month = _DEFAULTS["workflow_runs", "ledger_month"]
+    return f"""\
+do $month_of_old_runs$
+begin
+  perform stepquota._make_ledger_partition({month});
+end;
+$month_of_old_runs$;
+"""
 
 
 def preparation(connection: psycopg.Connection[Any], tables: Tables) -> str:
@@ -752,12 +774,19 @@ def preparation(connection: psycopg.Connection[Any], tables: Tables) -> str:
                     f"alter table {table.name} add column if not exists {column.name} "
                     f"{column.type}{f' not null default {default}' if default else ''};"
                 )
+            if column.is_added and (later := _LATER_DEFAULTS.get((table.own_name, name))):
+                lines.append(
+                    f"alter table {table.name} alter column {column.name} set default {later};"
+                )
     lines.extend(_indexes(connection, tables))
     return "\n".join(lines) + "\n"
 
 
 def _indexes(connection: psycopg.Connection[Any], tables: Tables) -> Iterator[str]:
     for own_name, unique, suffix, columns, condition in _INDEXES:
+        # Which months of our ledger can be dropped.
+        if suffix == "month" and "workflow_run_steps" in tables:
+            continue
         if table := tables.get(own_name):
             if not condition and _has_index(connection, table, columns, unique):
                 continue
@@ -796,6 +825,7 @@ def _has_index(
 
 _OPEN_QUOTA = "x.wait_type = 'quota' and x.status = 'WAITING'"
 _INDEXES = (
+    ("workflow_runs", False, "month", ("ledger_month", "ended_at"), ""),
     ("workflow_run_steps", True, "ledger_key", _OWN_KEYS["workflow_run_steps"], ""),
     ("workflow_run_waits", True, "one_open_quota_wait_a_run", ("tenant", "run_id"), _OPEN_QUOTA),
     (
@@ -832,7 +862,9 @@ _READ_ALL = (
 def explain(connection: psycopg.Connection[Any], tables: Tables, text: str) -> list[Plan]:
     """How each statement of the file reaches the application's tables.
 
-    The planner is asked for an index wherever one can serve, as it would choose on large tables.
+    The planner is asked for an index wherever one can serve, as it would choose on large tables. On
+    a table that it knows to be tiny any index read from end to end is as good to it, so it is asked
+    about an empty one of the same make, of which it expects more rows.
 
     Args:
         connection: of the owner of stepquota; the file is loaded, and that is undone.
@@ -846,17 +878,69 @@ def explain(connection: psycopg.Connection[Any], tables: Tables, text: str) -> l
         for way in ("seqscan", "hashjoin", "mergejoin"):
             connection.execute(f"set local enable_{way} = off".encode())
         connection.execute("set local plan_cache_mode = force_generic_plan")
+        tiny, indexes = _make_stand_ins(connection, tables)
         rows = connection.execute(_HOST_FUNCTIONS).fetchall()
         for function, body, names, types in rows:
             for statement in _statements(body):
                 if any(table.name in statement for table in tables.values()):
+                    statement = _about_stand_ins(tiny, statement)
                     found.extend(
-                        Plan(function, table, way)
+                        Plan(function, table, indexes.get(way, way))
                         for table, way in _explain(
                             connection, tables, statement, dict(zip(names, types, strict=True))
                         )
                     )
     return found
+
+
+def _make_stand_ins(
+    connection: psycopg.Connection[Any], tables: Tables
+) -> tuple[list[Table], dict[str, str]]:
+    """Make empty tables like those that are known to be tiny.
+
+    Answers for which, and by the names of their indexes those of the application's. None where
+    temporary tables may not be made.
+    """
+    names_of_tables = [table.bare_name for table in tables.values()]
+    tiny = [
+        table
+        for table in tables.values()
+        if names_of_tables.count(table.bare_name) == 1
+        and connection.execute(
+            "select reltuples between 0 and 1000"
+            "   and has_database_privilege(current_database(), 'temporary')"
+            "  from pg_class where oid = to_regclass(%s)",
+            [table.name],
+        ).fetchone()
+        == (True,)
+    ]
+    names = {}
+    for table in tiny:
+        connection.execute(
+            f"create temporary table {table.bare_name}"
+            f" (like {table.name} including indexes) on commit drop".encode()
+        )
+        there = _indexes_by_definition(connection, table.name)
+        here = _indexes_by_definition(connection, f"pg_temp.{table.bare_name}")
+        names.update({name: there.get(definition, name) for definition, name in here.items()})
+    return tiny, names
+
+
+def _indexes_by_definition(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
+    rows = connection.execute(
+        "select regexp_replace(pg_get_indexdef(i.indexrelid), '^.*? USING ', ''), c.relname::text"
+        "  from pg_index i join pg_class c on c.oid = i.indexrelid"
+        " where i.indrelid = to_regclass(%s)",
+        [table],
+    )
+    return dict(rows.fetchall())
+
+
+def _about_stand_ins(tiny: Iterable[Table], statement: str) -> str:
+    for table in tiny:
+        name = rf"(?<![\w.]){re.escape(table.name)}(?!\w)"
+        statement = re.sub(name, f"pg_temp.{table.bare_name}", statement)
+    return statement
 
 
 def is_slow(plan: Plan) -> bool:

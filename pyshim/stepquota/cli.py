@@ -24,6 +24,8 @@ from .stripe_sync.commands import app as stripe_commands
 if TYPE_CHECKING:
     import psycopg
 
+    from .adoption import Tables
+
 _HELP = """
 Workflow-step quotas inside PostgreSQL.
 
@@ -108,7 +110,8 @@ def migrate(
         bool,
         typer.Option(
             "--dump-sql",
-            help="Print one SQL file, for psql --single-transaction; connect nowhere.",
+            help="Print one SQL file, for psql --single-transaction; connect nowhere, or with "
+            "--adopt only to look at the tables.",
         ),
     ] = False,
     adopt: Annotated[
@@ -124,7 +127,7 @@ def migrate(
     if dump_sql:
         from .dump import dump_sql as render
 
-        sys.stdout.write(render())
+        sys.stdout.write(render(_look_at_tables(database_url, adopt) if adopt else None))
         return
     from .migrate import migrate as migrate_database
 
@@ -138,6 +141,18 @@ def migrate(
         f"(PostgreSQL {done.server_version}): migrations applied {count}, "
         f"files of functions loaded {done.loaded}"
     )
+
+
+def _look_at_tables(database_url: str | None, description: Path) -> Tables:
+    from . import adoption
+    from .database_url import connect, read_database_url
+
+    with _ended_by_signals(), connect(read_database_url(_given(database_url))) as connection:
+        # Types of other schemas are named with these.
+        connection.execute("set search_path = pg_catalog, pg_temp")
+        tables = adoption.resolve_tables(connection, adoption.read_description(description))
+    adoption.check_columns(tables)
+    return tables
 
 
 @app.command()
@@ -241,6 +256,7 @@ def adopt(
     with _ended_by_signals(), connect(read_database_url(_given(database_url))) as connection:
         # Types of other schemas are named with these.
         connection.execute("set search_path = pg_catalog, pg_temp")
+        adoption.check_installed(connection)
         tables = adoption.resolve_tables(connection, adoption.read_description(description))
         if prepare:
             print(adoption.preparation(connection, tables), end="")

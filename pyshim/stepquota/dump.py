@@ -6,19 +6,35 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-from . import bookkeeping
+from . import adoption, bookkeeping
 from ._resources import migration_files, sql_files
 from .database_url import OLDEST_SERVER
-from .installing import REFUSE_EXTENSION, SEARCH_PATH, become_owner_sql, settings_sql
+from .installing import (
+    REFUSE_EXTENSION,
+    SEARCH_PATH,
+    become_owner_sql,
+    refuse_adopted_sql,
+    settings_sql,
+)
 
 _HEADER = """\
 -- stepquota {version}, all of it. Install it, or upgrade an older installation, with
 --
 --   psql --set ON_ERROR_STOP=1 --single-transaction --file=FILE "$DATABASE_URL"
 --
--- Running it again changes nothing, and a later "stepquota migrate" goes on from here.
+-- Running it again changes nothing, and a later "stepquota migrate{option}" goes on from here.
 
 """
+
+_FOR_TABLES = """\
+-- It is for tables of an application's, as they were in the database that it was made with:
+-- {tables}.
+
+"""
+
+_REFUSE_ADOPTED = refuse_adopted_sql(
+    "Make the SQL with their description: stepquota migrate --dump-sql --adopt FILE DATABASE_URL"
+)
 
 # Whatever the role's or the database's settings are; before anything is read.
 _TRANSACTION = "set transaction isolation level read committed, read write, not deferrable;\n"
@@ -40,13 +56,19 @@ $refuse_old_server$;
 """
 
 
-def dump_sql() -> str:
+def dump_sql(tables: adoption.Tables | None = None) -> str:
     """One SQL script that installs what ``migrate`` installs, bookkeeping included.
 
     Migrations that the database has had already are passed over, as ``migrate`` does.
+
+    Args:
+        tables: Those of an application that are used in place of stepquota's own. Without any, the
+            script refuses a database that uses such.
     """
+    tables = tables or {}
     parts = [
-        _HEADER.format(version=version("stepquota")),
+        _HEADER.format(version=version("stepquota"), option=" --adopt FILE" if tables else ""),
+        _FOR_TABLES.format(tables=", ".join(t.name for t in tables.values())) if tables else "",
         _TRANSACTION,
         settings_sql(is_local=True, lock_timeout=_LOCK_TIMEOUT),
         f"set local search_path = {SEARCH_PATH};\n",
@@ -54,11 +76,13 @@ def dump_sql() -> str:
         REFUSE_EXTENSION,
         become_owner_sql(is_local=True),
         bookkeeping.LOCK_OUT_OTHERS,
+        "" if tables else _REFUSE_ADOPTED,
         bookkeeping.CREATE_SCHEMA,
         bookkeeping.CREATE_TABLES,
         _refuse_newer_release(),
         *(_once(file) for file in migration_files()),
-        *(f"-- sql/{file.name}\n\n{file.read_text(encoding='utf-8')}" for file in sql_files()),
+        *(f"-- sql/{file.name}\n\n{adoption.render_file(tables, file)}" for file in sql_files()),
+        adoption.month_of_old_runs(tables),
     ]
     return "\n".join(parts)
 

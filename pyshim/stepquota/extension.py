@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ._resources import migration_files, sql_files
 from .database_url import OLDEST_SERVER
+from .installing import refuse_adopted_sql
 
 _COMMENT = "workflow-step quotas per tenant and billing period"
 
@@ -47,6 +48,14 @@ PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 """
+
+# A dump of an extension has none of the functions that were put in place of its own, so this is
+# for those who know.
+_REFUSE_ADOPTED = refuse_adopted_sql(
+    "Do it in one transaction: set local stepquota.adopt_after_update = on; "
+    "alter extension stepquota update; then run what stepquota adopt of the new release prints.",
+    unless="stepquota.adopt_after_update",
+)
 
 # Every table is dumped with its rows but the types of events, which the script writes. Months of
 # the ledger are made as time goes by: they are no part of the extension, so that a dump has all of
@@ -95,7 +104,8 @@ def script(release: str, files: Iterable[Path]) -> str:
         files: Migrations, then files of functions, in order. All may be run again.
     """
     parts = [f"-- {file.name}\n\n{file.read_text(encoding='utf-8')}" for file in files]
-    return "\n".join([_HEADER.format(version=release), _NOT_BY_PSQL, *parts, _FOOTER])
+    head = _HEADER.format(version=release)
+    return "\n".join([head, _NOT_BY_PSQL, _REFUSE_ADOPTED, *parts, _FOOTER])
 
 
 def write_extension(folder: Path, release: str, older: Iterable[str] = ()) -> None:

@@ -180,6 +180,40 @@ $refuse_extension$;
 """
 
 
+def refuse_adopted_sql(hint: str, unless: str = "") -> str:
+    """A statement that refuses to put our host functions over those for an application's tables.
+
+    Runs, steps and counts would seem to be gone, without an error. What the installed functions say
+    is read and not called: the script of an extension may run as a superuser where somebody else
+    has made a function of that name.
+
+    Args:
+        hint: What to do instead.
+        unless: A setting with which it may be done all the same, if it is ``on``.
+    """
+    may = (
+        f"pg_catalog.current_setting('{unless}', true) is distinct from 'on' and" if unless else ""
+    )
+    return f"""\
+do $refuse_adopted$
+begin
+  if {may} exists (
+    select from pg_catalog.pg_proc p
+     where p.oid = pg_catalog.to_regprocedure('{SCHEMA}._host_origin()')
+       and pg_catalog.strpos(p.prosrc, 'adopted') > 0
+  ) then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = pg_catalog.format('stepquota uses tables of an application''s in the database %s, '
+        'and this SQL is not made for them', pg_catalog.current_database()),
+      detail = 'It would put stepquota''s own tables in their place. Nothing was changed.',
+      hint = '{hint}';
+  end if;
+end;
+$refuse_adopted$;
+"""
+
+
 def own_name(parameters: Parameters) -> Parameters:
     """The parameters with an application name by which a watch knows these sessions."""
     return {**parameters, "application_name": f"stepquota {uuid.uuid4().hex[:12]}"}

@@ -86,10 +86,11 @@ def migrate(database_url: str, description: Path | None = None) -> Migrated:
                 lock_out_other_installers(others)
                 _refuse_an_extension(own)
                 _refuse_what_is_not_ours(own)
+                tables = _find_tables(own, description)
                 own.execute(bookkeeping.CREATE_SCHEMA.encode())
                 _refuse_a_newer_release(own)
                 applied, violations = _apply_migrations(parameters, own)
-                loaded = patiently(parameters, lambda: _load_functions(own, description))
+                loaded = patiently(parameters, lambda: _load_functions(own, tables))
         except errors.InsufficientPrivilege as error:
             raise Problem(
                 f"the role {role} lacks a right: {place_of(error)}{one_line(error, parameters)}",
@@ -267,22 +268,12 @@ def _apply(backend: _Backend, migration: Any) -> None:
         raise
 
 
-def _load_functions(connection: psycopg.Connection, description: Path | None) -> int:
+def _load_functions(connection: psycopg.Connection, tables: adoption.Tables) -> int:
     files = sql_files()
     with connection.transaction():
         connection.execute(f"set local search_path = {SEARCH_PATH}".encode())
-        tables: adoption.Tables = {}
-        if description is None:
-            _check_host_is_own(connection)
-        else:
-            tables = adoption.resolve_tables(connection, adoption.read_description(description))
-            adoption.check_columns(tables)
         for file in files:
-            text = file.read_text(encoding="utf-8")
-            if tables and file.name == "host.sql":
-                text = adoption.render(tables)
-            elif tables:
-                text = adoption.render_other(tables, text)
+            text = adoption.render_file(tables, file)
             try:
                 connection.execute(text.encode())
             except psycopg.Error as error:
@@ -290,8 +281,19 @@ def _load_functions(connection: psycopg.Connection, description: Path | None) ->
                 line = text.count("\n", 0, position - 1) + 1
                 error.add_note(f"sql/{file.name}, line {line}")
                 raise
-        adoption.make_month_of_old_runs(connection, tables)
+        if last := adoption.month_of_old_runs(tables):
+            connection.execute(last.encode())
     return len(files)
+
+
+def _find_tables(connection: psycopg.Connection, description: Path | None) -> adoption.Tables:
+    """The application's tables that are to be used, looked at before anything is changed."""
+    if description is None:
+        _check_host_is_own(connection)
+        return {}
+    tables = adoption.resolve_tables(connection, adoption.read_description(description))
+    adoption.check_columns(tables)
+    return tables
 
 
 def _check_host_is_own(connection: psycopg.Connection) -> None:

@@ -112,6 +112,17 @@ select pg_notify(channel, json_build_object('type', 'job_inserted', 'job_id', %(
 _FORGET = (
     "delete from stepquota_parked_jobs where tenant = %s and run_id = %s and node_path = any (%s)"
 )
+# Whether the job is still where the list had it. Others look for jobs of dead workers too: one of
+# them may have put it back, and a live worker may have it and be doing it.
+_TAKE_STALLED = """
+select from procrastinate_jobs j
+ where j.id = %(job_id)s and j.status = 'doing' and j.attempts = %(attempts)s
+   and j.worker_id is not distinct from %(worker_id)s
+   and not exists (
+     select from procrastinate_workers w
+      where w.id = j.worker_id and w.last_heartbeat >= now() - %(silence)s)
+   for update of j skip locked
+"""
 _RETRY = "select procrastinate_retry_job_v2(%s, now(), null, null, null)"
 _SAME_ATTEMPT = "update procrastinate_jobs set attempts = attempts - 1 where id = %s"
 _CANCEL = "select procrastinate_cancel_job_v1(job_id, false, false) from stepquota_parked_jobs"
@@ -405,7 +416,7 @@ class Quota:
 
         An attempt that had started is over, and the job gets its next one; one that had not, or
         that had finished, keeps its number. Call it from a periodic task, where you would call
-        procrastinate's ``retry_job`` for each of its stalled jobs.
+        procrastinate's ``retry_job`` for each of its stalled jobs. Several may call it at once.
 
         Returns:
             How many there were.
@@ -415,15 +426,19 @@ class Quota:
             seconds_since_heartbeat=seconds_since_heartbeat
         ):
             step = self._describe(job)
+            given = {
+                "job_id": job.id,
+                "attempts": job.attempts,
+                "worker_id": job.worker_id,
+                "silence": timedelta(seconds=seconds_since_heartbeat),
+            }
             async with self._pool.connection() as connection:
-                is_over = step is None or await self._is_over(connection, step, job)
-                try:
-                    async with connection.transaction():
-                        await connection.execute(_RETRY, [job.id])
-                        if not is_over:
-                            await connection.execute(_SAME_ATTEMPT, [job.id])
-                except psycopg.errors.RaiseException:
+                if (await connection.execute(_TAKE_STALLED, given)).rowcount == 0:
                     continue  # somebody else was faster
+                is_over = step is None or await self._is_over(connection, step, job)
+                await connection.execute(_RETRY, [job.id])
+                if not is_over:
+                    await connection.execute(_SAME_ATTEMPT, [job.id])
             count += 1
         return count
 

@@ -6,7 +6,6 @@ That it works is what tests/acceptance shows, where one of the flavours runs on 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 import stepquota
-from acceptance.adopted import DESCRIPTION, adopt
-from harness.databases import Database, prepared_database
-from harness.servers import Server
+from acceptance.adopted import DESCRIPTION
+from harness.databases import Database
 from stepquota import adoption
 from stepquota._resources import sql_directory
 from stepquota.cli import app
+from stepquota.host_columns import HOST_COLUMNS
 from stepquota.migrate import migrate
 from stepquota.problems import Problem
 
@@ -47,13 +46,6 @@ insert into shop.log_lines (account_id, execution_id, line)
 select account_id, id, 'a line' from shop.executions;
 analyze;
 """
-
-
-@pytest.fixture
-def adopted(server: Server) -> Iterator[Database]:
-    database = prepared_database(server, "adopted", adopt)
-    yield database
-    database.drop()
 
 
 def test_each_statement_goes_by_a_key(adopted: Database) -> None:
@@ -85,7 +77,7 @@ def test_each_statement_goes_by_a_key(adopted: Database) -> None:
     for match in adoption.FUNCTION.finditer(adoption.render(tables)):
         if re.search(r"(from|join|update) shop\.", match["body"]):
             touching.add(match["name"])
-    assert touching - {"_host_list_ended_runs"} == set(ways)  # which lists none
+    assert touching == set(ways)
     assert len(ways) > 40
 
 
@@ -98,6 +90,23 @@ def test_a_statement_without_an_index_is_complained_of(adopted: Database) -> Non
     result = CliRunner().invoke(app, ["adopt", "--explain", str(DESCRIPTION), adopted.url])
     assert isinstance(result.exception, Problem)
     assert "read a whole table" in result.exception.what
+
+
+def test_tables_that_are_known_to_be_tiny_are_judged_as_if_they_were_large(
+    adopted: Database,
+) -> None:
+    adopted.run("analyze shop.executions, shop.attempts, shop.waits, shop.accounts, shop.log_lines")
+    result = CliRunner().invoke(app, ["adopt", "--explain", str(DESCRIPTION), adopted.url])
+    assert result.exit_code == 0, result.output
+    assert "stepquota_waits_one_open" in result.output  # by its name at the application
+    adopted.run(
+        "alter table shop.waits drop constraint waits_pkey;"
+        "drop index shop.stepquota_waits_run, shop.stepquota_waits_one_open_quota_wait_a_run"
+    )
+    result = CliRunner().invoke(app, ["adopt", "--explain", str(DESCRIPTION), adopted.url])
+    assert isinstance(result.exception, Problem)
+    with adopted.connect() as connection:
+        assert connection.execute("select to_regclass('pg_temp.waits')").fetchone() == (None,)
 
 
 def test_nothing_of_the_other_files_touches_stepquotas_own(adopted: Database) -> None:
@@ -160,6 +169,37 @@ def test_migrating_without_the_description_is_refused(adopted: Database) -> None
     migrate(adopted.url, DESCRIPTION)
     with adopted.connect() as connection:
         assert connection.execute("select stepquota._host_origin()").fetchone() == ("adopted",)
+
+
+def test_without_the_description_nothing_is_changed(adopted: Database) -> None:
+    adopted.run("delete from stepquota_migrations._stepquota_migration")
+    with pytest.raises(Problem, match="uses tables of an application's"):
+        migrate(adopted.url)
+    with adopted.connect() as connection:
+        assert connection.execute(
+            "select count(*) from stepquota_migrations._stepquota_migration"
+        ).fetchone() == (0,)
+
+
+def test_a_description_of_nothing_is_refused(adopted: Database, tmp_path: Path) -> None:
+    file = tmp_path / "description.toml"
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(Problem, match="names no table"):
+        migrate(adopted.url, file)
+
+
+def test_the_columns_that_are_written_down_are_those_of_the_database(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("set search_path = pg_catalog, pg_temp")
+        for table, columns in HOST_COLUMNS.items():
+            rows = connection.execute(
+                "select attname::text, format_type(atttypid, null) from pg_attribute"
+                " where attrelid = %s::regclass and attnum > 0 and not attisdropped"
+                " order by attnum",
+                [f"stepquota.{table}"],
+            ).fetchall()
+            assert list(columns.items()) == rows, table
+    assert list(HOST_COLUMNS) == list(adoption.HOST_TABLES.values())
 
 
 def test_what_was_there_before_stays_and_is_not_counted(adopted: Database) -> None:

@@ -11,6 +11,7 @@ from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
 from psycopg.types.json import Jsonb
 
 import stepquota
+from engines.evidence import Evidence
 from stepquota.procrastinate import PARKED_UNTIL, Quota
 from stepquota.testing import (
     Attempt,
@@ -90,6 +91,7 @@ class ProcrastinateAdapter:
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
         self._connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
+        self._evidence = Evidence(self._connection)
         asyncio.run(self._prepare())
 
     async def _prepare(self) -> None:
@@ -159,14 +161,18 @@ class ProcrastinateAdapter:
         return "failed" if "failed" in states else "open"
 
     def attempts(self, tenant: str) -> Collection[Attempt]:
-        """By the jobs' own numbers: attempts that are over, and the one that a job is at.
+        """By the jobs' own numbers.
+
+        Attempts that are over count as they are, those of killed workers too, for their number is
+        given back if they had not started. Only for the attempt that a worker has taken and not
+        ended there must be evidence: it may not have asked yet, or be on its way to rest.
 
         A job that rests had that counted as an attempt by procrastinate. One that waits for an
         event has started.
         """
         rows = self._connection.execute(
             """
-            select j.lock, j.args ->> 'node_path', a.attempt
+            select j.lock, j.args ->> 'node_path', a.attempt, a.attempt > j.attempts
               from procrastinate_jobs j
              cross join lateral generate_series(1,
                    j.attempts + case
@@ -176,5 +182,10 @@ class ProcrastinateAdapter:
              where j.args ->> 'tenant' = %s
             """,
             [PARKED_UNTIL, tenant],
-        )
-        return [Attempt(*row) for row in rows]
+        ).fetchall()
+        taken = [(Attempt(*key), is_under_way) for *key, is_under_way in rows]
+        return [
+            attempt
+            for attempt, is_under_way in taken
+            if not is_under_way or self._evidence.shows(tenant, attempt, attempt.node_path)
+        ]

@@ -22,6 +22,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
 import stepquota
+from engines.evidence import Evidence
 from engines.temporal_workflows import ScriptWorkflow
 from stepquota.temporal import Quota, tenant
 from stepquota.temporal.agreement import SIGNAL, Refused, Ticket, read_json
@@ -116,6 +117,7 @@ class TemporalAdapter:
         self.database_url = database_url
         self._scripts: dict[tuple[str, str], Script] = {}
         self._connection: psycopg.Connection[Any] = psycopg.connect(database_url, autocommit=True)
+        self._evidence = Evidence(self._connection)
         self._loop = Loop()
         self.call = self._loop.call
         self._quota = Quota(database_url, run_ids="workflow")
@@ -188,38 +190,19 @@ class TemporalAdapter:
         """By the histories, and the activities that are pending.
 
         Temporal starts an attempt when a worker takes it. A worker that is killed, or too slow, may
-        not have got to ask by its timeout, and Temporal does not know: of an attempt that timed
-        out, or is under way, and was not executed, the ledger says whether it had been counted.
+        not have got to ask by its timeout, and Temporal does not know: for an attempt that timed
+        out, or is under way, there must be evidence. One that completed or failed counts as it is.
         """
         found = list[Attempt]()
         for (name, run_id), script in self._scripts.items():
             if name != tenant_name:
                 continue
             for attempt, path_if_unsure in self._attempts(run_id, script):
-                if (
-                    path_if_unsure is None
-                    or self._was_executed(run_id, path_if_unsure, attempt.attempt)
-                    or self._was_counted(tenant_name, attempt)
+                if path_if_unsure is None or self._evidence.shows(
+                    tenant_name, attempt, path_if_unsure
                 ):
                     found.append(attempt)
         return found
-
-    def _was_executed(self, run_id: str, path: str, attempt: int) -> bool:
-        return self._exists(
-            "select from conformance.executions"
-            " where run_id = %s and node_path = %s and attempt = %s",
-            *(run_id, path, attempt),
-        )
-
-    def _was_counted(self, tenant_name: str, attempt: Attempt) -> bool:
-        return self._exists(
-            "select from stepquota.workflow_run_steps"
-            " where tenant = %s and run_id = %s and node_path = %s and attempt = %s",
-            *(tenant_name, *attempt),
-        )
-
-    def _exists(self, statement: Any, *parameters: Any) -> bool:
-        return self._connection.execute(statement, parameters).rowcount > 0
 
     def _attempts(self, run_id: str, script: Script) -> Iterator[tuple[Attempt, str | None]]:
         """The attempts that Temporal started, and the script's path of those that may not have."""

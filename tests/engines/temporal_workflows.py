@@ -112,14 +112,34 @@ class Gives:
         await workflow.wait_condition(lambda: self.is_enough)
         second.cancel()
         for handle in (second, at_once):
-            try:
-                await handle
-            except (Exception, asyncio.CancelledError) as error:
-                if not is_cancelled_exception(error):
-                    raise
-            else:
+            if not await _is_cancelled(handle):
                 return "not cancelled"
         return "went on"
+
+    @workflow.signal
+    def enough(self) -> None:
+        self.is_enough = True
+
+
+@workflow.defn
+class GivesAsking:
+    """Gives up an activity when it is told to, hears how that ended, and goes on."""
+
+    @workflow.init
+    def __init__(self) -> None:
+        self.is_enough = False
+
+    @workflow.run
+    async def run(self) -> str:
+        handle = workflow.start_activity(
+            "plain",
+            "asking",
+            start_to_close_timeout=timedelta(seconds=60),
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        await workflow.wait_condition(lambda: self.is_enough)
+        handle.cancel()
+        return "went on" if await _is_cancelled(handle) else "not cancelled"
 
     @workflow.signal
     def enough(self) -> None:
@@ -197,4 +217,15 @@ async def _plain(word: str) -> str:
     return answer
 
 
-WORKFLOWS = [Tries, Branches, Family, Gives, Reacts, Explicit, Dies, Measured]
+async def _is_cancelled(handle: workflow.ActivityHandle[Any]) -> bool:
+    """How the activity ended."""
+    try:
+        await handle
+    except (Exception, asyncio.CancelledError) as error:
+        if not is_cancelled_exception(error):
+            raise
+        return True
+    return False
+
+
+WORKFLOWS = [Tries, Branches, Family, Gives, GivesAsking, Reacts, Explicit, Dies, Measured]

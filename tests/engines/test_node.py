@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import pytest
 
 import stepquota
-from engines.many import Tell, check_silence, track_functions, watch
+from engines.many import Tell, check_silence, report, track_functions, watch
 from harness.databases import Database
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 STEPS = 3
+ROUNDS, MEASURED_STEPS = 6, 51
+
+# What the worker's steps would be without stepquota: these two statements in another way.
+UNMETERED = {
+    r"await client\.query\([^;]*start_workflow_step[^;]*;": (
+        "{ rows: [{ outcome: 'started', step_id: crypto.randomUUID(), used_count: '0' }] };"
+    ),
+    r"await pool\.query\([^;]*finish_workflow_step[^;]*;": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +44,19 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-Start = Callable[[], "subprocess.Popen[str]"]
+@pytest.fixture
+def unmetered(package: Path) -> str:
+    """A program beside the worker's, whose steps do not ask."""
+    program = (package / "worker.js").read_text()
+    for metered, plain in UNMETERED.items():
+        program, found = re.subn(metered, plain, program)
+        assert found == 1, f"the example has changed: {metered}"
+    (package / "unmetered.js").write_text(program)
+    return "unmetered.js"
+
+
+class Start(Protocol):
+    def __call__(self, program: str = "worker.js") -> subprocess.Popen[str]: ...
 
 
 @pytest.fixture
@@ -41,12 +64,12 @@ def start(package: Path, database: Database) -> Iterator[Start]:
     """Starts workers."""
     workers = []
 
-    def start_() -> subprocess.Popen[str]:
+    def start_(program: str = "worker.js") -> subprocess.Popen[str]:
         with psycopg.connect(database.url) as connection:
             info = connection.info
             url = f"postgresql://{info.user}@/{info.dbname}?host={info.host}"
         worker = subprocess.Popen(
-            ["node", "worker.js"],
+            ["node", program],
             cwd=package,
             env={"DATABASE_URL": url, "PATH": "/usr/local/bin:/usr/bin:/bin"},
             text=True,
@@ -175,3 +198,38 @@ def test_two_hundred_jobs(database: Database, start: Start, tell: Tell) -> None:
         )
         assert stepquota.resolve_workflow_step_quota(connection, "acme").used_count == 600
         assert stepquota.verify_all(connection) == ()
+
+
+def test_what_it_costs(database: Database, start: Start, unmetered: str, tell: Tell) -> None:
+    """Of a step as the worker goes through it: from what one does to what the next one does."""
+    programs = (unmetered, "worker.js")
+    sides: tuple[list[float], list[float]] = ([], [])
+    with database.connect(autocommit=True) as connection:
+        set_limit(connection, 100000)
+        queue(connection, 0)
+        connection.execute(
+            "alter table effects add done_at timestamptz not null default clock_timestamp()"
+        )
+        # By turns, so that both meet the same machine.
+        for turn in range(ROUNDS):
+            for program, side in zip(programs, sides, strict=True):
+                side += durations(connection, start, program, f"{program} {turn}")
+        rows = connection.execute("select distinct run_id from stepquota.workflow_run_steps")
+        assert {run_id for (run_id,) in rows} == {f"worker.js {turn}" for turn in range(ROUNDS)}
+    assert {len(side) for side in sides} == {ROUNDS * (MEASURED_STEPS - 1)}
+    report(tell, "Node", *sides)
+
+
+def durations(
+    connection: psycopg.Connection[Any], start: Start, program: str, run_id: str
+) -> list[float]:
+    """Seconds between the steps of a job that a worker of its own carries out."""
+    connection.execute("truncate effects")
+    connection.execute("insert into jobs values ('acme', %s, %s)", [run_id, MEASURED_STEPS])
+    worker = start(program)
+    until(lambda: set(counts(connection)) == {"done"})
+    worker.terminate()
+    assert worker.wait(10) == 0
+    rows = connection.execute("select done_at from effects order by 1").fetchall()
+    assert len(rows) == MEASURED_STEPS
+    return [(after - before).total_seconds() for (before,), (after,) in pairwise(rows)]

@@ -29,7 +29,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
 import stepquota
@@ -41,10 +41,12 @@ from engines.temporal_workflows import (
     Explicit,
     Family,
     Gives,
+    GivesAsking,
     Reacts,
     Tries,
 )
 from stepquota.temporal import Quota, tenant
+from stepquota.temporal.agreement import Ticket
 
 TENANT = "acme"
 Rows = list[tuple[Any, ...]]
@@ -105,6 +107,11 @@ class Bench:
 
     def used(self) -> int:
         return stepquota.resolve_workflow_step_quota(self.connection, TENANT).used_count
+
+    def is_waited_for(self, holder: psycopg.Connection[Any]) -> bool:
+        """Whether anybody waits for what the holder has locked."""
+        waiting = "select from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+        return self.connection.execute(waiting, [holder.info.backend_pid]).rowcount > 0
 
     def check(self, used: int) -> None:
         assert (self.used(), len(self.steps())) == (used, used)
@@ -260,6 +267,22 @@ def test_the_last_attempt_of_a_dead_activity_is_finished(bench: Bench) -> None:
             ("sleeps[1]", 2, "FAILED"),
             ("plain[1]", 1, "SUCCEEDED"),
         ]
+
+    run(test())
+
+
+def test_an_attempt_that_never_asked_hides_no_dead_one(bench: Bench) -> None:
+    """A worker dies in the first attempt, and one in the second before it could ask."""
+
+    async def test() -> None:
+        bench.set_limit(10)
+        ticket = Ticket(TENANT, "r", "work[1]")
+        async with Quota(bench.url_of_runtime) as quota:
+            for attempt in (1, 3):
+                asked = ActivityEnvironment().run(quota.start_attempt, ticket, attempt, attempt > 1)
+                assert await asked == "started"
+        assert bench.steps() == [("work[1]", 1, "RETRY_SCHEDULED"), ("work[1]", 3, "STARTED")]
+        bench.check(2)
 
     run(test())
 
@@ -459,6 +482,32 @@ def test_an_activity_is_cancelled_while_it_rests(bench: Bench) -> None:
             await handle.signal(Gives.enough)
             assert await handle.result() == "went on"
         assert bench.statuses() == ["SUCCEEDED"]
+        bench.check(1)
+
+    run(test())
+
+
+def test_a_cancellation_is_not_lost_in_a_refusal(bench: Bench) -> None:
+    """An activity is cancelled while it asks, and the refusal is the answer to both."""
+
+    async def test() -> None:
+        bench.set_limit(1)
+        async with bench.worker() as client:
+            await (await bench.start(client, Branches.run, 1)).result()
+            with psycopg.connect(bench.database_url) as other:
+                # Refusals cannot be written meanwhile.
+                other.execute("lock table stepquota.workflow_run_waits in share mode")
+                handle = await bench.start(client, GivesAsking.run)
+                await bench.until(lambda: bench.is_waited_for(other))
+                await handle.signal(GivesAsking.enough)
+                await until_event(handle, EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED)
+                assert bench.is_waited_for(other)
+            assert await asyncio.wait_for(handle.result(), 20) == "went on"
+            # It was refused, and not cancelled before it could be.
+            kinds = [event.event_type for event in (await handle.fetch_history()).events]
+            assert EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED in kinds
+        assert bench.statuses() == ["SUCCEEDED"] * 2
+        assert bench.rows("select status from stepquota.workflow_run_waits") == [("CANCELED",)]
         bench.check(1)
 
     run(test())

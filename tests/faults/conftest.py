@@ -38,6 +38,8 @@ def describe(counts: Counter[str], seconds: float) -> tuple[list[str], list[str]
         f"  {kind.removeprefix('fault ').replace('_', ' ')}: {counts[kind]}"
         for kind in sorted(kinds, key=lambda kind: -counts[kind])
     ]
+    if counts["worlds with no disk to fill"]:
+        lines.append("  fill disk: left out, since no file system may be mounted here")
     lines.append(
         f"acknowledged operations: {counts['acknowledged operations']} "
         f"in {counts['transactions']} transactions"

@@ -58,7 +58,8 @@ def kill_pool(world: World) -> None:
 
 def terminate_backends(world: World) -> None:
     """pg_terminate_backend of some connections, whatever they are at."""
-    for pid in chance.sample(_list_backends(world), 3):
+    backends = _list_backends(world)
+    for pid in chance.sample(backends, min(3, len(backends))):
         with suppress(psycopg.OperationalError), psycopg.connect(world.server.url) as connection:
             connection.execute("select pg_terminate_backend(%s)", [pid])
 

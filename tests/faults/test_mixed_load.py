@@ -101,6 +101,7 @@ def _run_world(world: World, deck: list[Injection], until: float, counts: Counte
         finally:
             counts["acknowledged operations"] += world.noted.operations.total()
             counts["transactions"] += world.noted.transactions
+            counts["worlds with no disk to fill"] += not (is_short or world.can_fill)
             for kind in ("lost", "double", "over", "stranded", "drift", "violations"):
                 counts[kind] += getattr(world.verdict, kind)
 

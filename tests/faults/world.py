@@ -72,6 +72,19 @@ select jsonb_build_object(
                from stepquota.workflow_step_grants),
   'bad_acts', (select count(*) from acts where delivery is distinct from newest))
 """
+# What those wait for who never came to their end.
+_OPEN_WAITS = """
+select w.wait_type, r.status, r.held_at is not null as is_held, count(*), min(w.due_at),
+       max(w.due_at), min(w.run_id), jsonb_agg(distinct to_jsonb(q)),
+       (select to_jsonb(s) from stepquota.resume_scans s order by s.started_at desc limit 1)
+  from stepquota.workflow_run_waits w
+  join stepquota.workflow_runs r using (tenant, run_id)
+  left join stepquota.workflow_step_quotas q using (tenant)
+ where w.status = 'WAITING'
+ group by w.wait_type, r.status, r.held_at is not null
+"""
+# How long, in seconds, no run comes to its end before those that are left count as stranded.
+PATIENCE = 60
 _KEYS = """
 select s.tenant, s.run_id, array_agg(s.node_path || '#' || s.attempt)
   from stepquota.workflow_run_steps s group by s.tenant, s.run_id
@@ -377,8 +390,14 @@ class World:
             for r in self.read_figures(self.server.url)["runs"]
             if r[2] in _OPEN and (r[0], r[1]) in self.noted.runs
         ]
-        self.verdict.find("stranded", len(open_runs), f"at the end {open_runs[:3]}")
+        why = self._explain_open_runs() if open_runs else ""
+        self.verdict.find("stranded", len(open_runs), f"at the end {open_runs[:3]}, {why}")
         self._compare_keys()
+
+    def _explain_open_runs(self) -> str:
+        with psycopg.connect(self.server.url) as connection:
+            rows = connection.execute(_OPEN_WAITS.encode()).fetchall()
+        return "; ".join(str(row) for row in rows)
 
     def _compare_keys(self) -> None:
         """Each acknowledged attempt by its name."""
@@ -428,8 +447,14 @@ class _Finisher(Runner):
             operator.try_to("release", stepquota.release_workflow_run, *key, "the end")
         for run, delivery in in_hand.items():
             self.carry_out(run, delivery)
-        until = time.monotonic() + 90
-        while self._is_any_open(operator, known) and time.monotonic() < until:
+        # A busy machine takes its time; what is stranded makes no progress however long.
+        left: set[Key] = set()
+        until = 0.0
+        while (still_open := self._find_open(operator, known)) and (
+            still_open != left or time.monotonic() < until
+        ):
+            if still_open != left:
+                left, until = still_open, time.monotonic() + PATIENCE
             while operator.resolve_events():
                 pass
             # Not the whole of tick(), which may reconcile and purge for as long as policy says.
@@ -441,9 +466,9 @@ class _Finisher(Runner):
         for client in (self, operator, keeper):
             client.close()
 
-    def _is_any_open(self, operator: clients.Operator, known: set[Key]) -> bool:
+    def _find_open(self, operator: clients.Operator, known: set[Key]) -> set[Key]:
         found = operator.find(
             "select tenant, run_id from stepquota.workflow_runs"
             " where status in ('RUNNING', 'WAITING')"
         )
-        return not known.isdisjoint(found)
+        return known.intersection(found)

@@ -21,10 +21,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from acceptance.adopted import DESCRIPTION, HERE
 from harness.databases import Database, empty_database
 from harness.servers import EMBEDDED18
 from harness.tap import POOL
-from stepquota import extension
+from stepquota import adoption, extension
 from stepquota._resources import migration_files, sql_files
 from stepquota.dump import dump_sql
 from stepquota.migrate import migrate
@@ -335,6 +336,32 @@ def test_an_older_release_is_updated_where_it_stands(
         select c.relname from pg_extension e, unnest(e.extconfig) as t (oid)
           join pg_class c on c.oid = t.oid where e.extname = 'stepquota' order by 1"""
     assert read(database, dumped) == read(fresh, dumped)
+
+
+def test_an_update_does_not_undo_an_adoption(databases: tuple[Database, Database]) -> None:
+    database, _ = databases
+    database.run(f"create extension stepquota version '{OLDER}'")
+    with database.connect(autocommit=True) as connection:
+        connection.execute((HERE / "adopted.sql").read_bytes())
+        connection.execute("set search_path = pg_catalog")
+        tables = adoption.resolve_tables(connection, adoption.read_description(DESCRIPTION))
+        connection.execute(adoption.preparation(connection, tables).encode())
+        tables = adoption.resolve_tables(connection, adoption.read_description(DESCRIPTION))
+        connection.execute(adoption.render(tables).encode())
+        with pytest.raises(psycopg.Error, match="uses tables of an application's") as refused:
+            connection.execute("alter extension stepquota update")
+        assert refused.value.diag.message_hint is not None
+        allow, update, _ = refused.value.diag.message_hint.partition(": ")[2].split("; ")
+        assert read(
+            database, "select extversion from pg_extension where extname = 'stepquota'"
+        ) == [(OLDER,)]
+        with connection.transaction():
+            connection.execute(allow.encode())
+            connection.execute(update.encode())
+            connection.execute(adoption.render_all(tables).encode())
+    assert read(database, "select stepquota._host_origin()") == [("adopted",)]
+    assert read(database, "select to_regclass('stepquota.tenant_usage') is null") == [(False,)]
+    assert read(database, "select * from stepquota.verify_all()") == []
 
 
 def test_every_table_and_sequence_is_dumped(databases: tuple[Database, Database]) -> None:

@@ -178,9 +178,15 @@ class Quota(SimplePlugin):
                 await register(connection)
                 return (await stepquota.aio.start_workflow_step(connection, *step)).outcome
 
+        async def finish_last(connection: Connection) -> None:
+            # Its worker may have died in it. Workers of attempts after it may have died before they
+            # could ask; the last one that asked has finished those before it.
+            for number in range(attempt - 1, 0, -1):
+                if await self._finish(connection, ticket, number, "RETRY_SCHEDULED"):
+                    return
+
         if is_retry:
-            # Its worker may have died in it.
-            await self._try_twice(lambda c: self._finish(c, ticket, attempt - 1, "RETRY_SCHEDULED"))
+            await self._try_twice(finish_last)
         return await self._try_twice(start)
 
     async def finish_attempt(

@@ -1,0 +1,1 @@
+-- The checks that it dropped said what the partitions' bounds say: nothing is to be brought back.

@@ -25,7 +25,7 @@ import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, LiteralString, Self
 
@@ -43,11 +43,10 @@ from absurd_sdk import (
 from absurd_sdk import TimeoutError as TimedOut
 from psycopg import sql
 from psycopg.rows import tuple_row
-from psycopg_pool import ConnectionPool
 
 import stepquota
-from stepquota.delivery import logger
 from stepquota.errors import RunEnded, StepAlreadyFinished, UnknownRun, WaitNotResolvable
+from stepquota.outages import LEASE, Pool, coming_again, make_pool
 from stepquota.results import WorkflowRunResumption
 
 __all__ = ["Quota", "Run", "TimeLimited", "describe_task"]
@@ -67,14 +66,21 @@ _UNEMIT = "delete from absurd.{events} where event_name = %s"
 _CANCEL = "select absurd.cancel_task(%s, %s)"
 _LOST = {"AB001": CancelledTask, "AB002": FailedTask}
 _TIME_LIMIT = "select cancellation ->> 'max_duration' from absurd.{tasks} where task_id = %s"
+# The checkpoint also says that a task's run has been ended, so that each is looked at once.
 _LIST_ENDED = """
-select t.state, c.state
+select t.task_id, t.state, c.state
   from absurd.{tasks} t
-  join absurd.{runs} r on r.run_id = t.last_attempt_run
   join absurd.{checkpoints} c on c.task_id = t.task_id and c.checkpoint_name = %s
- where t.state in ('failed', 'cancelled')
-   and coalesce(t.cancelled_at, r.failed_at) > absurd.current_time() - %s
+ where t.state in ('failed', 'cancelled') and not c.state ? 'ended'
+ limit %s
+   for update of c skip locked
 """
+_MARK_ENDED = """
+update absurd.{checkpoints}
+   set state = state || '{{"ended": true}}'
+ where task_id = any (%s) and checkpoint_name = %s
+"""
+_ENDED_AT_ONCE = 100
 
 Context = TaskContext | AsyncTaskContext
 WaitType = Literal["event", "human", "retry", "time", "timeout"]
@@ -134,9 +140,7 @@ class Quota:
         self._queue = queue
         self._describe = describe
         self._runtime = runtime or f"absurd {queue}"
-        self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
-            database_url, min_size=1, max_size=connections, open=False
-        )
+        self._pool = make_pool(database_url, connections)
         self._loops: set[stepquota.Resumptions] = set()
 
     def __enter__(self) -> Self:
@@ -253,20 +257,20 @@ class Quota:
     def resume_tasks(self, worker: str = "absurd") -> None:
         """Take resumptions and emit the events that their tasks await, until the quota is closed.
 
-        Run it in a thread, or in a small process of its own. One for a queue is enough.
+        Run it in a thread, or in a small process of its own. One for a queue is enough. What fails
+        is logged and done again, and a database that is away is waited for.
 
         Args:
             worker: who claims, for people.
         """
+        self._pool.open()
         with stepquota.resumptions(
-            self._database_url, worker, runtime=self._runtime, max_runs=100
+            self._database_url, worker, runtime=self._runtime, max_runs=100, lease=LEASE
         ) as loop:
             self._loops.add(loop)
             for resumption in loop:
-                try:
+                with coming_again(resumption):
                     self._resume(resumption)
-                except psycopg.OperationalError as error:
-                    logger.warning("%s is resumed later: %s", resumption.run_id, error)
 
     def _resume(self, resumption: WorkflowRunResumption) -> None:
         with self._pool.connection() as connection:
@@ -288,22 +292,30 @@ class Quota:
             for (saved,) in _rows(connection, _FIND_SAVED, [self._queue, task_id, _PREFIX]):
                 _end_run(connection, Run(saved["tenant"], saved["run_id"]), "cancelled")
 
-    def end_runs(self, within: timedelta = timedelta(days=1)) -> None:
+    def end_runs(self) -> int:
         """End the runs of tasks that Absurd ended alone: cancelled, or dead in the last attempt.
 
-        Such a run counts nothing more; it only looks as if it went on. Call it now and then.
+        Such a run counts nothing more; it only looks as if it went on. Call it now and then, before
+        Absurd's own cleanup deletes the tasks.
 
-        Args:
-            within: tasks that ended so long ago at most.
+        Returns:
+            How many tasks have failed or been cancelled since it was called last.
         """
-        with self._pool.connection() as connection:
-            listed = _rows(connection, _on(self._queue, _LIST_ENDED), [_PREFIX, within])
-            for state, saved in listed:
-                run = Run(saved["tenant"], saved["run_id"])
-                with connection.transaction():
-                    for path, attempt in saved["open"]:
-                        _finish(connection, run, path, attempt, "FAILED")
-                    _end_run(connection, run, state)
+        count = 0
+        while True:
+            with self._pool.connection() as connection:
+                listed = _rows(connection, _on(self._queue, _LIST_ENDED), [_PREFIX, _ENDED_AT_ONCE])
+                for _, state, saved in listed:
+                    run = Run(saved["tenant"], saved["run_id"])
+                    with connection.transaction():
+                        for path, attempt in saved["open"]:
+                            _finish(connection, run, path, attempt, "FAILED")
+                        _end_run(connection, run, state)
+                tasks = [task for task, _, _ in listed]
+                connection.execute(_on(self._queue, _MARK_ENDED), [tasks, _PREFIX])
+            count += len(listed)
+            if len(listed) < _ENDED_AT_ONCE:
+                return count
 
 
 class _Execution:
@@ -311,7 +323,7 @@ class _Execution:
 
     def __init__(
         self,
-        pool: ConnectionPool[psycopg.Connection[Any]],
+        pool: Pool,
         context: Context,
         run: Run,
         runtime: str,

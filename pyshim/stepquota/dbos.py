@@ -21,21 +21,25 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 import psycopg
+import sqlalchemy.exc
 from dbos import DBOS, DBOSClient, SQLAlchemyDatasource
 from dbos import error as errors
 from dbos._context import get_local_dbos_context
-from psycopg_pool import ConnectionPool
 
 import stepquota
+from stepquota.delivery import logger
 from stepquota.errors import RunEnded, StepAlreadyFinished
+from stepquota.outages import LEASE, coming_again, make_pool, outlast
+from stepquota.results import WorkflowRunResumption
 
-__all__ = ["Quota", "TimeLimited"]
+__all__ = ["NoTenant", "Quota", "TimeLimited"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -43,12 +47,21 @@ Result = TypeVar("Result")
 # Longer than any billing period.
 _NEVER_SECONDS = 10 * 366 * 86400.0
 
+# How long a step's result waits for its finish to be told. Until DBOS has recorded it, the step is
+# done again if the process dies.
+_TELLING_SECONDS = 30.0
+
 # What a step's record says; strings, so that every serializer can.
 _RESTS = "stepquota: rests"
 _DONE = "stepquota: done"
 _FAILED = "stepquota: failed"
 
 _Record = tuple[str, Any]
+_Status = Literal["SUCCEEDED", "FAILED", "RETRY_SCHEDULED"]
+
+
+class NoTenant(ValueError):
+    """A workflow that asks has nobody to ask for."""
 
 
 class TimeLimited(Exception):
@@ -80,9 +93,8 @@ class Quota:
         self._database_url = database_url
         self._find_tenant = find_tenant
         self._runtime = runtime
-        self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
-            database_url, min_size=1, max_size=connections, open=False
-        )
+        self._pool = make_pool(database_url, connections)
+        self._loops: set[stepquota.Resumptions] = set()
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -94,18 +106,22 @@ class Quota:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for loop in self._loops:
+            loop.stop()
         self._pool.close()
 
     def workflow(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         """Ends the run when the workflow ends. It goes below ``@DBOS.workflow()``.
 
-        The workflow raises ``TimeLimited``, and does nothing, if it has a timeout.
+        The workflow raises ``TimeLimited``, and does nothing, if it has a timeout; and ``NoTenant``
+        if it has no tenant.
         """
         _check_is_synchronous(function)
 
         @functools.wraps(function)
         def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             _check_has_no_timeout()
+            self._key()
             try:
                 result = function(*args, **kwargs)
             except errors.DBOSWorkflowCancelledError:
@@ -192,19 +208,25 @@ class Quota:
 
                 def attempt(number: int) -> _Record:
                     session = datasource.sql_session()
-                    connection = session.connection().connection.driver_connection
+                    own = session.connection()
+                    connection = own.connection.driver_connection
                     assert isinstance(connection, psycopg.Connection)
                     if not self._start(connection, path, number, "action"):
                         return _RESTS, None
+                    status: _Status = "SUCCEEDED"
+                    record: _Record
                     try:
                         with session.begin_nested():
-                            result = function(*args, **kwargs)
+                            record = _DONE, function(*args, **kwargs)
                     except Exception as error:
-                        is_last = number == max_attempts
-                        self._finish(connection, path, number, _failure(is_last))
-                        return _FAILED, error
-                    self._finish(connection, path, number, "SUCCEEDED")
-                    return _DONE, result
+                        if own.invalidated:
+                            # Nothing of it is left. DBOS does the transaction anew, here and where
+                            # we find the connection lost, since it cannot be rolled back either.
+                            raise
+                        status = _failure(number == max_attempts)
+                        record = _FAILED, error
+                    self._finish(connection, path, number, status)
+                    return record
 
                 options: Any = {"name": step_name, "isolation_level": isolation_level}
                 return self._try(
@@ -234,16 +256,17 @@ class Quota:
         """
         path = self._draw_path(name)
 
-        def enter(number: int) -> _Record:
-            with self._pool.connection() as connection:
-                if not self._start(connection, path, number, wait_type):
-                    return _RESTS, None
-                stepquota.open_workflow_run_wait(connection, *self._key(), path, wait_type, due_at)
-            return _DONE, None
+        def open_wait(connection: psycopg.Connection[Any]) -> bool:
+            if not self._start(connection, path, 1, wait_type):
+                return False
+            stepquota.open_workflow_run_wait(connection, *self._key(), path, wait_type, due_at)
+            return True
+
+        def enter(_: int) -> _Record:
+            return (_DONE if self._outlast(open_wait, path, "entered") else _RESTS), None
 
         def leave() -> None:
-            with self._pool.connection() as connection:
-                self._finish(connection, path, 1, "SUCCEEDED")
+            self._outlast(lambda c: self._finish(c, path, 1, "SUCCEEDED"), path, "left")
 
         self._try(lambda number: DBOS.run_step({"name": name}, enter, number), path, 1, 0, 1)
         payload = DBOS.recv(_topic(path), _NEVER_SECONDS)
@@ -251,34 +274,39 @@ class Quota:
         return payload
 
     def resume_workflows(self, client: DBOSClient, worker: str = "dbos") -> None:
-        """Take resumptions and send their workflows the message that they wait for; for ever.
+        """Take resumptions and send their workflows their messages, until the quota is closed.
 
-        Run it in a thread, or in a small process of its own.
+        Run it in a thread, or in a small process of its own. What fails is logged and done again,
+        and a database that is away is waited for.
 
         Args:
             client: of the same system database.
             worker: who claims, for people.
         """
-        with (
-            stepquota.resumptions(
-                self._database_url, worker, runtime=self._runtime, max_runs=100
-            ) as loop,
-            psycopg.connect(self._database_url, autocommit=True) as connection,
-        ):
+        self._pool.open()
+        with stepquota.resumptions(
+            self._database_url, worker, runtime=self._runtime, max_runs=100, lease=LEASE
+        ) as loop:
+            self._loops.add(loop)
             for resumption in loop:
-                for path in resumption.node_paths:
-                    try:
-                        client.send(
-                            resumption.run_id,
-                            resumption.payload,
-                            _topic(path),
-                            f"{resumption.resumption_id} {path}",
-                        )
-                    except errors.DBOSNonExistentWorkflowError:
-                        break
-                stepquota.acknowledge_workflow_run_resumption(
-                    connection, resumption.tenant, resumption.resumption_id
+                with coming_again(resumption, sqlalchemy.exc.DBAPIError):
+                    self._resume(client, resumption)
+
+    def _resume(self, client: DBOSClient, resumption: WorkflowRunResumption) -> None:
+        for path in resumption.node_paths:
+            try:
+                client.send(
+                    resumption.run_id,
+                    resumption.payload,
+                    _topic(path),
+                    f"{resumption.resumption_id} {path}",
                 )
+            except errors.DBOSNonExistentWorkflowError:
+                break
+        with self._pool.connection() as connection:
+            stepquota.acknowledge_workflow_run_resumption(
+                connection, resumption.tenant, resumption.resumption_id
+            )
 
     def cancel_workflow(self, client: DBOSClient, tenant: str, workflow_id: str) -> None:
         """Cancel a workflow in both. It cannot be resumed after that."""
@@ -289,7 +317,7 @@ class Quota:
     def _key(self) -> tuple[str, str]:
         workflow_id, tenant = DBOS.workflow_id, self._find_tenant()
         if not (workflow_id and tenant):
-            raise ValueError(
+            raise NoTenant(
                 f"workflow {workflow_id} has no tenant: start it with an authenticated user, or "
                 "give Quota a find_tenant"
             )
@@ -331,18 +359,41 @@ class Quota:
         is_last: bool,
         function: Callable[[], Any],
     ) -> _Record:
-        with self._pool.connection() as connection:
-            if not self._start(connection, path, number, step_type):
-                return _RESTS, None
+        def start(connection: psycopg.Connection[Any]) -> bool:
+            return self._start(connection, path, number, step_type)
+
+        if not self._outlast(start, path, "started"):
+            return _RESTS, None
         try:
             result = function()
         except Exception as error:
-            with self._pool.connection() as connection:
-                self._finish(connection, path, number, _failure(is_last))
+            self._tell(path, number, _failure(is_last))
             return _FAILED, error
-        with self._pool.connection() as connection:
-            self._finish(connection, path, number, "SUCCEEDED")
+        self._tell(path, number, "SUCCEEDED")
         return _DONE, result
+
+    def _outlast(
+        self,
+        call: Callable[[psycopg.Connection[Any]], Result],
+        path: str,
+        done: str,
+        seconds: float = math.inf,
+    ) -> Result:
+        return outlast(self._pool, call, f"{path} of workflow {DBOS.workflow_id}", done, seconds)
+
+    def _tell(self, path: str, number: int, status: _Status) -> None:
+        """Finish an attempt, or else say so: what has been done stays done."""
+
+        def finish(connection: psycopg.Connection[Any]) -> None:
+            self._finish(connection, path, number, status)
+
+        try:
+            self._outlast(finish, path, "finished", _TELLING_SECONDS)
+        except psycopg.Error as error:
+            logger.warning(
+                "attempt %s of %s of workflow %s is %s, and stays STARTED: %s",
+                *(number, path, DBOS.workflow_id, status, str(error).strip()),
+            )
 
     def _start(
         self, connection: psycopg.Connection[Any], path: str, number: int, step_type: str
@@ -358,7 +409,7 @@ class Quota:
         connection: psycopg.Connection[Any],
         path: str,
         number: int,
-        status: Literal["SUCCEEDED", "FAILED", "RETRY_SCHEDULED"],
+        status: _Status,
     ) -> None:
         try:
             with connection.transaction():
@@ -369,7 +420,8 @@ class Quota:
 
     def _end(self, status: Literal["SUCCEEDED", "FAILED"]) -> None:
         key = self._key()
-        with self._pool.connection() as connection:
+
+        def end(connection: psycopg.Connection[Any]) -> None:
             # A workflow without a metered step is no run yet.
             stepquota.register_workflow_run(connection, *key, None, self._runtime)
             try:
@@ -378,8 +430,10 @@ class Quota:
             except RunEnded:
                 pass
 
+        outlast(self._pool, end, f"workflow {key[1]}", "finished")
 
-def _failure(is_last: bool) -> Literal["FAILED", "RETRY_SCHEDULED"]:
+
+def _failure(is_last: bool) -> _Status:
     return "FAILED" if is_last else "RETRY_SCHEDULED"
 
 

@@ -103,8 +103,15 @@ class Hand:
 
 @dataclass
 class Patience:
-    """Longer and longer pauses, with some chance in them, so that workers do not return as one."""
+    """Longer and longer pauses, with some chance in them, so that workers do not return as one.
 
+    Attributes:
+        what: what fails, for people.
+        done: what cannot be done with it.
+    """
+
+    what: str = "resumptions"
+    done: str = "claimed"
     _failures: int = 0
 
     def after_failure(self, error: BaseException) -> float:
@@ -113,14 +120,15 @@ class Patience:
         pause *= random.uniform(0.5, 1)  # noqa: S311 - nothing is guarded by it
         self._failures += 1
         logger.warning(
-            "resumptions cannot be claimed, trying again in %.1f s: %s", pause, str(error).strip()
+            "%s cannot be %s, trying again in %.1f s: %s",
+            *(self.what, self.done, pause, str(error).strip()),
         )
         return pause
 
     def after_success(self) -> None:
         """What failed before is forgotten."""
         if self._failures:
-            logger.info("resumptions can be claimed again")
+            logger.info("%s can be %s again", self.what, self.done)
         self._failures = 0
 
 

@@ -3,20 +3,23 @@
 A worker gets the middleware, and one task of any process takes the resumptions::
 
     quota = Quota("postgresql://...")
-    async with app.open_async(), quota:
-        asyncio.create_task(quota.resume_jobs())
+    async with app.open_async(), quota, asyncio.TaskGroup() as tasks:
+        resuming = tasks.create_task(quota.resume_jobs())
         await app.run_worker_async(worker_middleware=[quota.middleware])
+        resuming.cancel()
 
 Jobs are described by their arguments ``tenant``, ``run_id`` and ``node_path``, or by a function of
 yours; a job without a tenant is not metered. Attempt n of a job is attempt n of its step. A job
 that is refused goes back into the queue, for a moment that never comes, and comes back under its
 old number of attempts: it holds no worker, uses up no retry, and nobody asks again until the tenant
 is resumed. See docs/procrastinate.md. Needs the extra ``procrastinate``.
+
+``python -m stepquota.procrastinate`` prints what makes the table that the adapter needs.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,31 +31,59 @@ from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.jobs import Job
 from procrastinate.worker import Worker
 from psycopg.rows import tuple_row
-from psycopg_pool import AsyncConnectionPool
 
 import stepquota.aio
+from stepquota.delivery import logger
 from stepquota.errors import RunEnded, StepAlreadyFinished, UnknownRun, UnknownStep
-from stepquota.results import WorkflowRunResumption, WorkflowRunWait
+from stepquota.outages import coming_again, make_async_pool, outlast_async
+from stepquota.results import WorkflowRunResumption, WorkflowRunWait, WorkflowStepStart
 
-__all__ = ["PARKED_UNTIL", "AlreadyFailed", "Paused", "Quota", "Step", "describe_job"]
-
-logger = logging.getLogger("stepquota")
+__all__ = [
+    "PARKED_UNTIL",
+    "SETUP",
+    "AlreadyFailed",
+    "NotSetUp",
+    "Paused",
+    "Quota",
+    "Step",
+    "describe_job",
+]
 
 # Jobs that rest are scheduled for then.
 PARKED_UNTIL = datetime(9999, 1, 1, tzinfo=UTC)
 
 # Until when a resumption that came before its job rests is delivered again.
 _LEASE = timedelta(seconds=2)
+_STOPPING_SECONDS = 5.0
 
-# Which job rests for which step. It is written with the refusal, so that a resumption finds it.
-_SCHEMA = """
+SETUP = """\
+-- Which job rests for which step. It is written with the refusal, so that a resumption finds it.
 create table if not exists stepquota_parked_jobs (
   tenant text not null,
   run_id text not null,
   node_path text not null,
   job_id bigint not null,
   primary key (tenant, run_id, node_path)
-)
+);
+
+-- Whoever works on procrastinate's jobs works on these.
+do $$
+declare
+  v_role text;
+begin
+  for v_role in
+    select distinct case a.grantee when 0 then 'public' else a.grantee::regrole::text end
+      from pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
+     where c.oid = 'procrastinate_jobs'::regclass and a.privilege_type = 'UPDATE'
+  loop
+    execute 'grant select, insert, update, delete on stepquota_parked_jobs to ' || v_role;
+  end loop;
+end
+$$;
+"""
+_IS_SET_UP = """
+select bool_and(coalesce(has_table_privilege(to_regclass('stepquota_parked_jobs'), p), false))
+  from unnest(array['select', 'insert', 'update', 'delete']) p
 """
 _PARK = """
 insert into stepquota_parked_jobs (tenant, run_id, node_path, job_id)
@@ -142,6 +173,10 @@ class AlreadyFailed(Exception):
     """The attempt had failed for good before the worker died."""
 
 
+class NotSetUp(Exception):
+    """The table stepquota_parked_jobs is missing, or the role has not the rights that it needs."""
+
+
 class _RetryAtOnce(Exception):
     """The attempt had failed and was to be retried when the worker died."""
 
@@ -183,17 +218,38 @@ class Quota:
         self._database_url = database_url
         self._describe = describe
         self._runtime = runtime
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            database_url, min_size=1, max_size=connections, open=False
-        )
+        self._pool = make_async_pool(database_url, connections)
+        self._loops: set[stepquota.aio.Resumptions] = set()
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
-        async with self._pool.connection() as connection:
-            # Two that make it at once would meet.
-            await connection.execute("lock table procrastinate_jobs in share row exclusive mode")
-            await connection.execute(_SCHEMA.encode())
+        try:
+            if not await self._is_set_up():
+                await self._set_up()
+        except BaseException:
+            await self._pool.close()
+            raise
         return self
+
+    async def _is_set_up(self) -> bool:
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            cursor.row_factory = tuple_row
+            await cursor.execute(_IS_SET_UP)
+            row = await cursor.fetchone()
+        return row == (True,)
+
+    async def _set_up(self) -> None:
+        try:
+            async with self._pool.connection() as connection:
+                await connection.execute(SETUP.encode())
+        except psycopg.Error as error:
+            # Somebody else may have made it at the same time.
+            if not await self._is_set_up():
+                raise NotSetUp(
+                    "this role cannot make the table stepquota_parked_jobs or use the one there "
+                    f"is ({str(error).strip()}): have its owner run what `python -m "
+                    "stepquota.procrastinate` prints"
+                ) from error
 
     async def __aexit__(
         self,
@@ -201,6 +257,8 @@ class Quota:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for loop in self._loops:
+            loop.stop()
         await self._pool.close()
 
     async def middleware(
@@ -223,26 +281,25 @@ class Quota:
             raise
         except BaseException as error:
             retry = task.get_retry_exception(error, job)
-            await self._finish(step, job, "RETRY_SCHEDULED" if retry else "FAILED")
+            # A worker that is to stop does not wait for a database that is away.
+            seconds = math.inf if isinstance(error, Exception) else _STOPPING_SECONDS
+            await self._finish(step, job, "RETRY_SCHEDULED" if retry else "FAILED", seconds)
             raise
         await self._finish(step, job, "SUCCEEDED")
         return answer
 
     async def _start(self, step: Step, job: Job) -> bool:
-        async with self._pool.connection() as connection:
-            await stepquota.aio.register_workflow_run(
-                connection, step.tenant, step.run_id, None, self._runtime
-            )
+        async def ask(connection: psycopg.AsyncConnection[Any]) -> WorkflowStepStart:
+            key = (step.tenant, step.run_id)
+            await stepquota.aio.register_workflow_run(connection, *key, None, self._runtime)
             start = await stepquota.aio.start_workflow_step(
-                connection,
-                step.tenant,
-                step.run_id,
-                step.node_path,
-                job.attempts + 1,
-                step.step_type,
+                connection, *key, step.node_path, job.attempts + 1, step.step_type
             )
             if start.outcome in ("quota_paused", "held"):
                 await self._park(connection, step, job)
+            return start
+
+        start = await outlast_async(self._pool, ask, _name(step), "started")
         if start.outcome in ("quota_paused", "held"):
             raise Paused(f"{start.outcome} at {step.node_path}")
         if start.outcome == "already_finished" and start.step_status != "SUCCEEDED":
@@ -254,9 +311,9 @@ class Quota:
         keys = {"tenant": step.tenant, "run_id": step.run_id, "node_path": step.node_path}
         await connection.execute(_PARK, {**keys, "job_id": job.id})
 
-    async def _finish(self, step: Step, job: Job, status: Any) -> None:
-        key = (step.tenant, step.run_id)
-        async with self._pool.connection() as connection:
+    async def _finish(self, step: Step, job: Job, status: Any, seconds: float = math.inf) -> None:
+        async def finish(connection: psycopg.AsyncConnection[Any]) -> None:
+            key = (step.tenant, step.run_id)
             try:
                 await stepquota.aio.finish_workflow_step(
                     connection, *key, step.node_path, job.attempts + 1, status
@@ -266,6 +323,8 @@ class Quota:
             except RunEnded:
                 # It was cancelled meanwhile, with the step.
                 await connection.rollback()
+
+        await outlast_async(self._pool, finish, _name(step), "finished", seconds)
 
     async def wait(
         self,
@@ -286,27 +345,36 @@ class Quota:
         """
         step = self._describe(context.job)
         assert step, "the job is not metered"
-        async with self._pool.connection() as connection:
+
+        async def enter(connection: psycopg.AsyncConnection[Any]) -> WorkflowRunWait:
             wait = await stepquota.aio.open_workflow_run_wait(
                 connection, step.tenant, step.run_id, step.node_path, wait_type, due_at
             )
             if wait.status == "WAITING":
                 await self._park(connection, step, context.job)
+            return wait
+
+        wait = await outlast_async(self._pool, enter, _name(step), "entered")
         if wait.status == "WAITING":
             raise Paused(f"{wait_type} at {step.node_path}")
         return wait
 
     async def resume_jobs(self, worker: str = "procrastinate") -> None:
-        """Take resumptions, and put the jobs that rest for them back into the queue; for ever.
+        """Take resumptions and put the jobs that rest for them back, until the quota is closed.
+
+        What fails is logged and done again, and a database that is away is waited for.
 
         Args:
             worker: who claims, for people.
         """
+        await self._pool.open()
         async with stepquota.aio.resumptions(
             self._database_url, worker, runtime=self._runtime, max_runs=100, lease=_LEASE
         ) as loop:
+            self._loops.add(loop)
             async for resumption in loop:
-                await self._resume(resumption)
+                with coming_again(resumption):
+                    await self._resume(resumption)
 
     async def _resume(self, resumption: WorkflowRunResumption) -> None:
         keys = {
@@ -389,3 +457,11 @@ class Quota:
         except (RunEnded, StepAlreadyFinished, UnknownRun, UnknownStep):
             return False
         return True
+
+
+def _name(step: Step) -> str:
+    return f"{step.node_path} of run {step.run_id}"
+
+
+if __name__ == "__main__":
+    print(SETUP, end="")

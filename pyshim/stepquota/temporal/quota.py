@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -12,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import (
@@ -42,6 +40,7 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import stepquota.aio
+from stepquota.delivery import logger
 from stepquota.errors import (
     RunEnded,
     StepAlreadyFinished,
@@ -49,21 +48,14 @@ from stepquota.errors import (
     UnknownRun,
     UnknownStep,
 )
+from stepquota.outages import LEASE, AsyncPool, coming_again, make_async_pool
 from stepquota.results import StepOutcome, WorkflowRunResumption
 
 from . import activities, workflows
 from .agreement import OWN_ACTIVITIES, SIGNAL, TENANT_HEADER, Ticket, write_json
 
-logger = logging.getLogger("stepquota")
-
 # Longer than any billing period.
 LONGEST_WAIT = timedelta(days=400)
-
-# How long to wait for a connection.
-_CONNECTING_SECONDS = 10.0
-
-# Until when a resumption is delivered again whose workflow could not be signalled.
-_LEASE = timedelta(seconds=20)
 
 _tenant: ContextVar[str] = ContextVar("stepquota tenant")
 
@@ -114,7 +106,7 @@ class Quota(SimplePlugin):
         self._run_ids = run_ids
         self._runtime = runtime
         self._connections = connections
-        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._pool: AsyncPool | None = None
         self._users = 0
         self.converter = DataConverter.default
         settings = workflows.Settings(find_tenant, is_metered, run_ids, longest_wait)
@@ -140,14 +132,7 @@ class Quota(SimplePlugin):
 
     async def __aenter__(self) -> Self:
         if self._pool is None:
-            self._pool = AsyncConnectionPool(
-                self._database_url,
-                min_size=1,
-                max_size=self._connections,
-                timeout=_CONNECTING_SECONDS,
-                kwargs={"autocommit": True},
-                open=False,
-            )
+            self._pool = make_async_pool(self._database_url, self._connections, autocommit=True)
             await self._pool.open()
         self._users += 1
         return self
@@ -319,17 +304,12 @@ class Quota(SimplePlugin):
         async with (
             self,
             stepquota.aio.resumptions(
-                self._database_url, worker, runtime=self._runtime, max_runs=100, lease=_LEASE
+                self._database_url, worker, runtime=self._runtime, max_runs=100, lease=LEASE
             ) as loop,
         ):
             async for resumption in loop:
-                try:
+                with coming_again(resumption, RPCError):
                     await self._resume(client, resumption)
-                except (RPCError, psycopg.Error) as error:
-                    logger.warning(
-                        "run %s of tenant %s could not be resumed, and will be again: %s",
-                        *(resumption.run_id, resumption.tenant, str(error).strip()),
-                    )
 
     async def _resume(self, client: Client, resumption: WorkflowRunResumption) -> None:
         handle = self._handle(client, resumption.run_id)

@@ -7,7 +7,7 @@
 
 -- The months of the ledger that are old enough, and whether each can be dropped. Not the one in which runs
 -- are that an application had before it adopted stepquota: new ones may come to be in it, so it is purged run
--- by run.
+-- by run. (The month is the default that pyshim/stepquota/adoption.py gives the column; a test compares.)
 create or replace function stepquota._list_old_ledger_months(p_now timestamptz)
 returns table (month date, partition name, is_free boolean)
 language sql

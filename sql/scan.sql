@@ -367,8 +367,8 @@ $count_seconds_until$;
 
 -- Does what is due when it is due: resolves waits and runs the scan, for so many seconds, and sleeps in
 -- between, never longer than a second, since others may mark tenants due at any time. No lock is held
--- while it sleeps, and no snapshot for long. Tenants that a scan could not finish with, since somebody was at them or for an error,
--- are tried again after a second, then after two, and so on up to 16.
+-- while it sleeps, and no snapshot for long. Tenants that a scan could not finish with, since somebody was
+-- at them or for an error, are tried again after a second, then after two, and so on up to 16.
 -- Must be called outside a transaction block. Locks: as resume_scan. SQLSTATEs: WQ001.
 create or replace procedure stepquota.watch(p_seconds integer default 55)
 language plpgsql

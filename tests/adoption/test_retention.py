@@ -253,3 +253,18 @@ def test_with_the_steps_adopted_they_stay_and_the_runs_go(only_steps: Database) 
         assert session.read("select count(*) from shop.steps") == [(3,)]
         assert session.count("workflow_runs", run) == 0
         session.check("acme", "3 0 0")
+
+
+def test_the_month_of_old_runs_is_never_dropped(database: Database) -> None:
+    old = adoption._DEFAULTS["workflow_runs", "ledger_month"]
+    assert adoption._DEFAULTS["workflow_run_steps", "ledger_month"] == old
+    with database.connect() as connection:
+        listed = connection.execute(
+            f"""select stepquota._make_ledger_partition({old}),
+                       stepquota._make_ledger_partition(({old} + interval '1 month')::date);
+                select l.month = {old}, l.month = ({old} + interval '1 month')::date
+                  from stepquota._list_old_ledger_months(now()) l""".encode()
+        )
+        listed.nextset()
+        assert listed.fetchall() == [(False, True)]
+        connection.rollback()

@@ -10,7 +10,6 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from harness.databases import Database
-from harness.servers import quotes_postgres
 from stepquota.uninstall import uninstall_sql
 
 
@@ -62,8 +61,8 @@ def test_uninstall_as_sql() -> None:
     assert (printed.returncode, printed.stdout) == (0, uninstall_sql())
 
 
-@quotes_postgres
 def test_uninstall_says_what_depends_on_it(database: Database) -> None:
+    database.speak_english()
     database.run("create view public.v as select * from stepquota.tenants")
     refused = stepquota("uninstall", "--yes", database.url)
     assert refused.returncode == 1

@@ -103,8 +103,8 @@ def run_async_worker(database_url: str) -> None:
         asyncio.run(work)
 
 
-def run_worker(database_url: str) -> None:
-    with Quota(database_url) as quota:
+def run_worker(database_url: str, quota_url: str | None = None) -> None:
+    with Quota(quota_url or database_url) as quota:
         app = make_app(database_url, quota)
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         threading.Thread(target=quota.resume_tasks, daemon=True).start()

@@ -17,11 +17,10 @@ from dbos import DBOS, DBOSClient
 from psycopg.conninfo import make_conninfo
 
 import stepquota.aio
-from engines import dbos_engine, procrastinate_engine
-from engines.absurd_engine import CLAIM_SECONDS, AbsurdAdapter, make_app
+from engines import absurd_engine, dbos_engine, procrastinate_engine
+from engines.absurd_engine import AbsurdAdapter
 from engines.dbos_engine import DbosAdapter
 from engines.procrastinate_engine import ProcrastinateAdapter
-from stepquota.absurd import Quota as AbsurdQuota
 from stepquota.dbos import Quota as DbosQuota
 from stepquota.procrastinate import Quota as ProcrastinateQuota
 from stepquota.testing import Adapter, Worker, WorkerProcess
@@ -31,14 +30,6 @@ class EngineAdapter(Adapter, Protocol):
     """An adapter that is closed."""
 
     def close(self) -> None: ...
-
-
-def run_absurd(engine_url: str, own_url: str) -> None:
-    with AbsurdQuota(own_url) as quota:
-        app = make_app(engine_url, quota)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        threading.Thread(target=quota.resume_tasks, daemon=True).start()
-        app.start_worker(claim_timeout=CLAIM_SECONDS, concurrency=4, poll_interval=0.1)
 
 
 def run_dbos(engine_url: str, own_url: str) -> None:
@@ -96,7 +87,7 @@ def run_and_cut_first(engine: str, engine_url: str, own_url: str) -> None:
 
 
 PROGRAMS: dict[str, Callable[[str, str], None]] = {
-    "absurd": run_absurd,
+    "absurd": absurd_engine.run_worker,
     "dbos": run_dbos,
     "procrastinate": run_procrastinate,
 }

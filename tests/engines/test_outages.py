@@ -57,6 +57,16 @@ def until_in_step(bench: Bench, path: str, *names: str) -> None:
     )
 
 
+def rest_after_two(bench: Bench) -> None:
+    """The run's second step is done by a resumption, and its third one waits for quota."""
+    bench.set_limit(1)
+    bench.start("r", script=THREE_STEPS)
+    bench.until_paused("r")
+    bench.set_limit(2)
+    bench.until("the second step is done", lambda: bench.used() == 2)
+    bench.until_paused("r")
+
+
 def check_done_once(bench: Bench, *names: str) -> None:
     bench.until_ended(*names)
     bench.check_counted(3 * len(names))
@@ -81,14 +91,9 @@ def test_cut_connections_fail_no_step(engine: Engine, bench: Bench, start: Start
 
 
 def test_runs_are_resumed_after_an_outage(engine: Engine, bench: Bench, start: Start) -> None:
-    bench.set_limit(1)
     start(engine.start_worker)
-    bench.start("r", script=THREE_STEPS)
-    bench.until_paused("r")
-    # What resumes them has connections now.
-    bench.set_limit(2)
-    bench.until("the second step is done", lambda: bench.used() == 2)
-    bench.until_paused("r")
+    # What resumes them has connections after that.
+    rest_after_two(bench)
     engine.go_away()
     time.sleep(1)
     bench.set_limit(10)
@@ -100,14 +105,9 @@ def test_runs_are_resumed_after_an_outage(engine: Engine, bench: Bench, start: S
 def test_a_resumption_that_could_not_be_acknowledged_comes_again(
     engine: Engine, bench: Bench, start: Start
 ) -> None:
-    bench.set_limit(1)
     start(engine.start_worker_that_is_cut)
-    bench.start("r", script=THREE_STEPS)
-    bench.until_paused("r")
-    bench.set_limit(2)
-    bench.until("the second step is done", lambda: bench.used() == 2)
+    rest_after_two(bench)
     # Whoever resumes has failed once, and is still there.
-    bench.until_paused("r")
     bench.set_limit(10)
     check_done_once(bench, "r")
 

@@ -56,6 +56,10 @@ class Database:
         with self.connect(autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def speak_english(self) -> None:
+        """Have new sessions get PostgreSQL's own words as they are, for tests that compare them."""
+        self.run(f"alter database \"{self.name}\" set lc_messages = 'C'")
+
     def drop(self) -> None:
         """Drop it, cutting all connections to it."""
         name = sql.Identifier(self.name).as_string()

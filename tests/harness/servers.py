@@ -22,7 +22,6 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from stepquota.server import LocalServer
@@ -32,12 +31,6 @@ POSTGRES15 = "postgres15"
 EMBEDDED18 = "embedded18"
 _ENGINES = {f"postgres{v}": v for v in os.environ.get("STEPQUOTA_TEST_ENGINES", "").split()}
 SERVERS = tuple(_ENGINES) or (POSTGRES15, EMBEDDED18)
-
-# For tests that compare what PostgreSQL itself says.
-quotes_postgres = pytest.mark.skipif(
-    bool(os.environ.get("STEPQUOTA_TEST_LANGUAGE")),
-    reason="PostgreSQL's own words are in another language",
-)
 
 # What a server is there for. A test that needs one of these runs on no other server.
 CAPABILITIES = {

@@ -18,7 +18,6 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from harness.databases import Database
-from harness.servers import quotes_postgres
 from stepquota import bookkeeping
 from stepquota import database_url as database_url_module
 from stepquota import migrate as migrate_module
@@ -123,11 +122,11 @@ def test_an_installer_that_may_not_create_roles(other_database: Database) -> Non
         assert applied_migrations(other_database) == ALL_MIGRATIONS
 
 
-@quotes_postgres
 def test_a_missing_right_is_named_with_the_statement_that_gives_it(
     other_database: Database,
 ) -> None:
     name = other_database.name
+    other_database.speak_english()
     with unprivileged_role(other_database) as url, pytest.raises(Problem) as caught:
         migrate(url)
     assert caught.value.what == (
@@ -181,10 +180,10 @@ def test_another_installer_is_not_waited_for_without_end(
             migrate(database.url)
 
 
-@quotes_postgres
 def test_a_failing_file_is_named_and_nothing_of_the_functions_is_half_done(
     database: Database, dump: Dump, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    database.speak_english()
     before = dump(database)
     good, bad = sql_files()[0], tmp_path / "bad.sql"
     bad.write_text("drop function stepquota.version();\n\n-- on line 4\nselect nonsense;\n")

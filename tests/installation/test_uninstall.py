@@ -6,7 +6,6 @@ import psycopg
 import pytest
 
 from harness.databases import Database
-from harness.servers import quotes_postgres
 from stepquota.dump import dump_sql
 from stepquota.migrate import migrate
 from stepquota.problems import Problem
@@ -66,9 +65,9 @@ def test_a_part_of_it(other_database: Database, dump: Dump) -> None:
     assert dump(other_database) == before
 
 
-@quotes_postgres
 def test_what_depends_on_it_is_named_and_stays(database: Database, dump: Dump) -> None:
     """All of it, and nothing of ours is taken for somebody else's."""
+    database.speak_english()
     name = database.name
     theirs = {
         "create view public.v as select tenant from stepquota.tenants": "rule _RETURN on view v",
